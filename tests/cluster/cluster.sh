@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# A kind cluster for tests and for trying things out.
+#
+#   cluster.sh up [--name NAME] [--kubeconfig PATH]
+#                      create it, or keep the one that is there and healthy
+#   cluster.sh down    delete it; nothing of it is left
+#   cluster.sh status  nodes; fails when the cluster is missing or not healthy
+#   cluster.sh load ARCHIVE...    put images (docker archives) onto its nodes
+#   cluster.sh kubeconfig         print the path of its own kubeconfig
+#
+#   --name NAME        default: quorumkv
+#   --kubeconfig PATH  leave the user's kubeconfig alone and write this file;
+#                      without it the cluster is also merged into the user's, and
+#                      made its current context, as kind does
+#
+# Environment:
+#   QUORUMKV_KIND_OFFLINE=1      use the offline node image without asking a registry
+#   QUORUMKV_NODE_IMAGE          use this node image
+#   QUORUMKV_PULL_CHECK_SECONDS  how long the registry may take to answer (10)
+#   KIND_EXPERIMENTAL_PROVIDER   docker or podman, as for kind itself
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+. "$CLUSTER_DIR/lib/go-tools.sh"
+. "$CLUSTER_DIR/lib/podman.sh"
+. "$CLUSTER_DIR/lib/docker.sh"
+. "$CLUSTER_DIR/lib/pull.sh"
+. "$CLUSTER_DIR/lib/kind.sh"
+
+command=
+name=quorumkv
+kubeconfig=
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+  --name) name=${2:?--name needs a value} && shift ;;
+  --kubeconfig) kubeconfig=${2:?--kubeconfig needs a path} && shift ;;
+  -h | --help) usage_of "$0"; exit 0 ;;
+  -*) die "unknown option $1" ;;
+  *) if [ -z "$command" ]; then command=$1; else arguments+=("$1"); fi ;;
+  esac
+  shift
+done
+STATE=$(cluster_state "$name")
+OWN="$STATE/kubeconfig"
+
+export_kubeconfig() {
+  if [ -n "$kubeconfig" ]; then
+    mkdir -p "$(dirname "$kubeconfig")"
+    install -m 0600 "$OWN" "$kubeconfig"
+  else
+    "$BIN/kind" export kubeconfig --quiet --name "$name"
+  fi
+}
+
+create() {
+  local began=$SECONDS
+  choose_image
+  log "creating cluster '$name' from $NODE_IMAGE with $PROVIDER"
+  mkdir -p "$STATE"
+  "$BIN/kind" create cluster --name "$name" --config "$REPO_ROOT/kind-config.yaml" \
+    --image "$NODE_IMAGE" --kubeconfig "$OWN" --wait 180s >&2
+  # A pod made before this account exists is refused.
+  wait_until 60 kube "$OWN" --namespace default get serviceaccount default ||
+    die "the 'default' service account did not appear within 60 s"
+  cluster_is_healthy "$OWN" || die "the cluster came up but is not healthy" "look: $0 status --name $name"
+  log "cluster '$name' is ready after $((SECONDS - began)) s"
+}
+
+up() {
+  go_tools kind kubectl
+  if find_provider "$name"; then
+    if cluster_is_healthy "$OWN"; then
+      log "cluster '$name' is already there and healthy"
+      export_kubeconfig
+      echo "$OWN"
+      return
+    fi
+    log "cluster '$name' is there but not healthy: replacing it"
+    delete
+  fi
+  create
+  export_kubeconfig
+  echo "$OWN"
+}
+
+delete() {
+  "$BIN/kind" delete cluster --name "$name" >&2
+  # Also from the user's default file, which the line above cleans, and from ours.
+  rm -rf "$STATE"
+}
+
+down() {
+  if find_provider "$name"; then
+    go_tools kind
+    delete
+  else
+    log "there is no cluster '$name'"
+    rm -rf "$STATE"
+  fi
+}
+
+status() {
+  find_provider "$name" || die "there is no cluster '$name'"
+  go_tools kubectl
+  kube "$OWN" get nodes -o wide
+  cluster_is_healthy "$OWN" || die "cluster '$name' is not healthy"
+}
+
+load() {
+  [ "${#arguments[@]}" -gt 0 ] || die "load needs an image archive"
+  find_provider "$name" || die "there is no cluster '$name'" "create it: $0 up --name $name"
+  go_tools kind
+  local archive
+  for archive in "${arguments[@]}"; do
+    [ -s "$archive" ] || die "no archive at $archive"
+    "$BIN/kind" load image-archive --name "$name" "$archive"
+  done
+}
+
+case $command in
+up | down) with_lock "cluster-$name" "$command" ;;
+status | load) "$command" ;;
+kubeconfig)
+  [ -s "$OWN" ] || die "there is no cluster '$name'" "create it: $0 up --name $name"
+  echo "$OWN"
+  ;;
+*) usage_of "$0" >&2; exit 2 ;;
+esac
