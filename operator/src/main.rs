@@ -1,3 +1,6 @@
-//! The operator.
+//! `quorumkv-operator run | local | crd`.
 
-fn main() {}
+fn main() -> anyhow::Result<()> {
+    print!("{}", quorumkv_operator::crd::definition_yaml()?);
+    Ok(())
+}

@@ -1,0 +1,555 @@
+//! `KvCluster`: what users write, and what the operator reports and remembers.
+//!
+//! The schema carries the defaults and the rules, so that the API server refuses a wrong manifest with a
+//! sentence that says what to change. Durations are checked by pattern before CEL parses them: its
+//! `duration()` fails with an evaluation error on text it cannot read, which would hide the sentence.
+
+// The derive makes a private copy of each struct for its schema, whose `pub` nobody can reach.
+#![allow(unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{
+    CustomResource, CustomResourceExt, KubeSchema,
+    core::{Message, Rule},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A replicated key-value store: one leader and some followers.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "quorumkv.io",
+    version = "v1alpha1",
+    kind = "KvCluster",
+    plural = "kvclusters",
+    shortname = "kvc",
+    category = "all",
+    namespaced,
+    status = "KvClusterStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A replicated key-value store: one leader and some followers. A write is acknowledged once writeQuorum followers hold it.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 45")
+        .message("metadata.name must start with a letter, have at most 45 characters and none but a-z, 0-9 and '-': Services and pods are named after it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
+    printcolumn(name = "Followers", type_ = "string", json_path = ".status.followersReady", description = "Followers that are caught up, of all"),
+    printcolumn(name = "Quorum", type_ = "integer", json_path = ".status.writeQuorum", description = "Follower acknowledgements per write, as applied"),
+    printcolumn(name = "Delay", type_ = "string", json_path = ".status.delayRange", priority = 1, description = "Simulated replication round trip, as applied"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = quorum_rule(),
+    validation = Rule::new("self.followers == oldSelf.followers")
+        .message("followers cannot be changed in this release: create another KvCluster with the number you want and copy the data")
+        .field_path(".followers"),
+    validation = delay_below_timeout_rule(),
+    validation = Rule::new("self.storage.type == oldSelf.storage.type")
+        .message("storage.type cannot be changed: create another KvCluster and copy the data")
+        .field_path(".storage.type"),
+    validation = Rule::new("!has(oldSelf.storage.size) || (has(self.storage.size) && (!isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0))")
+        .message("storage.size cannot shrink: keep it or give a larger one")
+        .field_path(".storage"),
+    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
+        .message("storage.storageClassName cannot be changed: create another KvCluster and copy the data")
+        .field_path(".storage"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct KvClusterSpec {
+    /// Number of followers, 1 to 9. The store has one node more: the leader.
+    #[serde(default = "default_followers")]
+    #[x_kube(
+        validation = Rule::new("self >= 1 && self <= 9").message("followers must be 1 to 9")
+    )]
+    pub followers: i32,
+
+    /// Follower acknowledgements a write waits for, 1 to followers. Can be changed while the store runs.
+    #[serde(default = "default_write_quorum")]
+    #[x_kube(
+        validation = Rule::new("self >= 1")
+            .message("writeQuorum must be at least 1: a write has to reach one follower before it is acknowledged")
+    )]
+    pub write_quorum: i32,
+
+    /// Simulated replication round trip, uniform per write and follower. Can be changed while the store runs.
+    #[serde(default)]
+    pub delay: DelayRange,
+
+    /// How long a write waits for its quorum before it answers "Quorum not reached", such as 5s or 750ms.
+    #[serde(default = "default_write_timeout")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = duration_rule("writeTimeout", "5s"))]
+    pub write_timeout: String,
+
+    /// Where the nodes keep the data.
+    #[serde(default)]
+    pub storage: Storage,
+
+    /// What to do when every recorded copy of the data is gone: `Halt` waits for a person, `Reset` starts
+    /// again with an empty store and says so in a Warning event.
+    #[serde(default)]
+    pub data_loss_policy: DataLossPolicy,
+
+    /// Image of the nodes; by default the one released with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// When to pull the image; the default is Kubernetes' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+
+    /// Secrets to pull the image with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Compute resources of each node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Labels that a machine must have to run a node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints that the nodes tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+
+    /// Scheduling preferences. By default nodes prefer different machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// How nodes are spread over failure domains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// Annotations of the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_annotations: BTreeMap<String, String>,
+}
+
+/// A range of durations, such as `{min: 10ms, max: 150ms}`.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = delay_range_rule())]
+#[serde(rename_all = "camelCase")]
+pub struct DelayRange {
+    /// Shortest round trip, such as 10ms.
+    #[serde(default = "zero_duration")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = duration_rule("delay.min", "10ms"))]
+    pub min: String,
+
+    /// Longest round trip, such as 150ms; below writeTimeout.
+    #[serde(default = "zero_duration")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = duration_rule("delay.max", "150ms"))]
+    pub max: String,
+}
+
+/// Where the nodes keep the data.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.type == 'Persistent' || (!has(self.size) && !has(self.storageClassName))")
+        .message("storage.size and storage.storageClassName belong to type Persistent: remove them or set type: Persistent"),
+    validation = Rule::new("self.type != 'Persistent' || has(self.size)")
+        .message("storage.size is missing: say how large each node's volume shall be, such as size: 1Gi"),
+    validation = Rule::new("!has(self.size) || (isQuantity(self.size) && quantity(self.size).isGreaterThan(quantity('0')))")
+        .message("storage.size must be a quantity above zero, such as 1Gi")
+        .field_path(".size"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// `Memory`: gone with the process. `Persistent`: a volume for each node.
+    #[serde(rename = "type", default)]
+    pub kind: StorageKind,
+
+    /// Size of each node's volume, for Persistent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "short_text")]
+    pub size: Option<String>,
+
+    /// Storage class of the volumes, for Persistent; by default the cluster's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "short_text")]
+    pub storage_class_name: Option<String>,
+}
+
+/// Kind of storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum StorageKind {
+    /// In the memory of the process.
+    #[default]
+    Memory,
+    /// On a volume.
+    Persistent,
+}
+
+/// What to do when every recorded copy is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum DataLossPolicy {
+    /// Stay down until a person decides.
+    #[default]
+    Halt,
+    /// Start again, empty.
+    Reset,
+}
+
+/// When the kubelet pulls an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// Before every start.
+    Always,
+    /// Unless the machine has it.
+    IfNotPresent,
+    /// The machine must have it.
+    Never,
+}
+
+impl ImagePullPolicy {
+    /// As Kubernetes spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// What the operator reports, and what it must remember to never lose a write.
+///
+/// `epoch`, `leader`, `lastLeader` and `members` are the memory: they change by compare-and-swap only.
+/// Everything else is derived from what the nodes say. Nothing here moves with every write.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Number of the latest election.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+
+    /// Name of the pod that leads `epoch`; absent while it is being elected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+
+    /// The copy that was last named leader. Its answer alone suffices for an election when too few others
+    /// of the recorded copies are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_leader: Option<RecordedCopy>,
+
+    /// The copies of the data that count in quorums and elections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<MemberStatus>,
+
+    /// Number of followers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followers: Option<i32>,
+
+    /// Number of followers that are connected, counted and caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_followers: Option<i32>,
+
+    /// `readyFollowers/followers`, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followers_ready: Option<String>,
+
+    /// Follower acknowledgements per write, as the leader committed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_quorum: Option<i32>,
+
+    /// Simulated round trip, as the leader committed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<AppliedDelay>,
+
+    /// `delay` as a text, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_range: Option<String>,
+
+    /// How long a write waits for its quorum, as the leader committed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_timeout: Option<String>,
+
+    /// Label selector of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// Ready, Progressing, Degraded, QuorumAvailable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One copy of the data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedCopy {
+    /// The pod that holds it.
+    pub name: String,
+    /// Identity of the copy; a node that lost its disk or memory has another one.
+    pub storage_id: String,
+}
+
+/// A copy that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// The pod that holds it.
+    pub name: String,
+    /// Identity of the copy; a node that lost its disk or memory has another one.
+    pub storage_id: String,
+    /// What its node is by the record.
+    pub role: MemberRole,
+}
+
+/// What a member is by the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MemberRole {
+    /// Named leader of the epoch.
+    Leader,
+    /// Follows it.
+    Follower,
+}
+
+/// A range of durations that is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedDelay {
+    /// Shortest round trip.
+    pub min: String,
+    /// Longest round trip.
+    pub max: String,
+}
+
+impl Default for DelayRange {
+    fn default() -> Self {
+        Self { min: zero_duration(), max: zero_duration() }
+    }
+}
+
+/// The definition as YAML, as it stands in `crds/`.
+///
+/// # Errors
+/// When it cannot be written as YAML.
+pub fn definition_yaml() -> Result<String, serde_saphyr::ser_error::Error> {
+    let definition = serde_saphyr::to_string(&KvCluster::crd())?;
+    Ok(format!("# Generated from operator/src/crd.rs by `quorumkv-operator crd`; `make crds` renews it.\n{definition}"))
+}
+
+const fn default_followers() -> i32 {
+    5
+}
+
+const fn default_write_quorum() -> i32 {
+    3
+}
+
+fn default_write_timeout() -> String {
+    "5s".to_owned()
+}
+
+fn zero_duration() -> String {
+    "0ms".to_owned()
+}
+
+/// Without `nullable`: the API server then drops an explicit null, and `has()` in the rules means what it says.
+fn short_text(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "maxLength": 253 })
+}
+
+/// What a duration looks like. Six digits keep every text of 20 characters inside what CEL can hold.
+const DURATION_PATTERN: &str = r"^(0|([0-9]{1,6}(\\.[0-9]{1,6})?(ns|us|ms|s|m|h))+)$";
+
+fn is_duration(path: &str) -> String {
+    format!("{path}.matches('{DURATION_PATTERN}')")
+}
+
+fn duration_rule(field: &str, example: &str) -> Rule {
+    Rule::new(is_duration("self")).message(
+        format!("{field} is not a duration: write a number with a unit (ns, us, ms, s, m, h), such as {example}")
+            .as_str(),
+    )
+}
+
+fn quorum_rule() -> Rule {
+    Rule::new("self.writeQuorum <= self.followers")
+        .message(Message::Expression(
+            "'writeQuorum ' + string(self.writeQuorum) + ' is above followers ' + string(self.followers) + ': lower writeQuorum to ' + string(self.followers) + ' or less'"
+                .to_owned(),
+        ))
+        .field_path(".writeQuorum")
+}
+
+fn delay_range_rule() -> Rule {
+    let readable = format!("{} && {}", is_duration("self.min"), is_duration("self.max"));
+    Rule::new(format!("!({readable}) || duration(self.min) <= duration(self.max)"))
+        .message("delay.min is above delay.max: lower delay.min or raise delay.max")
+        .field_path(".min")
+}
+
+fn delay_below_timeout_rule() -> Rule {
+    let readable = format!("{} && {}", is_duration("self.delay.max"), is_duration("self.writeTimeout"));
+    Rule::new(format!("!({readable}) || duration(self.delay.max) < duration(self.writeTimeout)"))
+        .message(
+            "delay.max must be below writeTimeout, or no write is confirmed in time: lower delay.max or raise writeTimeout",
+        )
+        .field_path(".delay.max")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn cluster(spec: serde_json::Value) -> KvCluster {
+        KvCluster::new("demo", serde_json::from_value(spec).expect("a spec"))
+    }
+
+    fn refusal(spec: serde_json::Value) -> String {
+        cluster(spec).validate_cel().expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn an_empty_spec_is_the_default_store() {
+        let cluster = cluster(json!({}));
+        cluster.validate_cel().expect("accepted");
+        assert_eq!((cluster.spec.followers, cluster.spec.write_quorum), (5, 3));
+        assert_eq!(cluster.spec.write_timeout, "5s");
+        assert_eq!(cluster.spec.delay, DelayRange { min: "0ms".into(), max: "0ms".into() });
+        assert_eq!(cluster.spec.storage.kind, StorageKind::Memory);
+    }
+
+    #[test]
+    fn the_schema_carries_the_same_defaults_as_the_type() {
+        let crd = serde_json::to_value(KvCluster::crd()).expect("serializes");
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        assert_eq!(spec["followers"]["default"], 5);
+        assert_eq!(spec["writeQuorum"]["default"], 3);
+        assert_eq!(spec["writeTimeout"]["default"], "5s");
+        assert_eq!(spec["delay"]["default"], json!({"min": "0ms", "max": "0ms"}));
+        assert_eq!(spec["storage"]["default"]["type"], "Memory");
+        assert_eq!(spec["storage"]["properties"]["type"]["default"], "Memory");
+        assert_eq!(spec["dataLossPolicy"]["default"], "Halt");
+    }
+
+    #[rstest]
+    #[case(json!({"writeQuorum": 6}), "writeQuorum 6 is above followers 5: lower writeQuorum to 5 or less")]
+    #[case(json!({"writeQuorum": 0}), "writeQuorum must be at least 1")]
+    #[case(json!({"followers": 0, "writeQuorum": 1}), "followers must be 1 to 9")]
+    #[case(json!({"followers": 10}), "followers must be 1 to 9")]
+    #[case(json!({"delay": {"min": "150ms", "max": "10ms"}}), "delay.min is above delay.max")]
+    #[case(json!({"delay": {"min": "10ms"}}), "delay.min is above delay.max")]
+    #[case(json!({"delay": {"max": "5s"}}), "delay.max must be below writeTimeout")]
+    #[case(json!({"delay": {"max": "5000.1ms"}}), "delay.max must be below writeTimeout")]
+    #[case(json!({"delay": {"max": "soon"}}), "delay.max is not a duration")]
+    #[case(json!({"delay": {"min": "10"}}), "delay.min is not a duration")]
+    #[case(json!({"delay": {"min": "-10ms"}}), "delay.min is not a duration")]
+    #[case(json!({"delay": {"min": ""}}), "delay.min is not a duration")]
+    #[case(json!({"writeTimeout": "5 s"}), "writeTimeout is not a duration")]
+    #[case(json!({"writeTimeout": "9999999999h"}), "writeTimeout is not a duration")]
+    #[case(json!({"writeTimeout": "0"}), "delay.max must be below writeTimeout")]
+    #[case(json!({"storage": {"type": "Memory", "size": "1Gi"}}), "belong to type Persistent")]
+    #[case(json!({"storage": {"type": "Persistent"}}), "storage.size is missing")]
+    #[case(json!({"storage": {"type": "Persistent", "size": "big"}}), "storage.size must be a quantity")]
+    #[case(json!({"storage": {"type": "Persistent", "size": "0"}}), "storage.size must be a quantity")]
+    fn a_wrong_spec_is_refused_with_what_to_change(#[case] spec: serde_json::Value, #[case] message: &str) {
+        let refusal = refusal(spec);
+        assert!(refusal.contains(message), "{refusal}");
+        assert!(!refusal.contains("evaluation"), "a rule failed instead of deciding: {refusal}");
+    }
+
+    #[rstest]
+    #[case(json!({"delay": {"min": "10ms", "max": "150ms"}}))]
+    #[case(json!({"delay": {"min": "0", "max": "0.5ms"}}))]
+    #[case(json!({"delay": {"max": "1m30s"}, "writeTimeout": "2m"}))]
+    #[case(json!({"followers": 9, "writeQuorum": 9}))]
+    #[case(json!({"followers": 1, "writeQuorum": 1}))]
+    #[case(json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}))]
+    fn a_right_spec_is_accepted(#[case] spec: serde_json::Value) {
+        cluster(spec).validate_cel().expect("accepted");
+    }
+
+    #[rstest]
+    #[case(json!({"followers": 5}), json!({"followers": 6}), "followers cannot be changed in this release")]
+    #[case(json!({}), json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "storage.type cannot be changed")]
+    #[case(
+        json!({"storage": {"type": "Persistent", "size": "10Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "9000Mi"}}),
+        "storage.size cannot shrink"
+    )]
+    #[case(
+        json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}),
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        "storage.storageClassName cannot be changed"
+    )]
+    fn what_cannot_change_is_refused(
+        #[case] old: serde_json::Value,
+        #[case] new: serde_json::Value,
+        #[case] message: &str,
+    ) {
+        let refusal = cluster(new).validate_cel_update(&cluster(old)).expect_err("refused").to_string();
+        assert!(refusal.contains(message), "{refusal}");
+    }
+
+    #[rstest]
+    #[case(json!({"writeQuorum": 3}), json!({"writeQuorum": 5, "delay": {"max": "1s"}}))]
+    #[case(
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "1025Mi"}})
+    )]
+    fn what_can_change_is_accepted(#[case] old: serde_json::Value, #[case] new: serde_json::Value) {
+        cluster(new).validate_cel_update(&cluster(old)).expect("accepted");
+    }
+
+    #[rstest]
+    #[case("0demo")]
+    #[case("a-name-of-forty-six-characters-is-one-too-long")]
+    #[case("with.dots")]
+    fn a_name_that_makes_no_service_name_is_refused(#[case] name: &str) {
+        let cluster = KvCluster::new(name, cluster(json!({})).spec);
+        assert!(cluster.validate_cel().expect_err("refused").to_string().contains("metadata.name must start"));
+    }
+
+    #[test]
+    fn the_definition_in_the_repository_is_the_generated_one() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let generated = definition_yaml().expect("YAML");
+        let committed = std::fs::read_to_string(root.join("crds/kvcluster.yaml")).expect("crds/kvcluster.yaml");
+        assert_eq!(committed, generated, "crds/kvcluster.yaml is stale: run `make crds`");
+        if let Ok(copy) = std::fs::read_to_string(root.join("charts/quorumkv/files/crds/kvcluster.yaml")) {
+            assert_eq!(copy, generated, "the chart's copy is stale: run `make crds`");
+        }
+    }
+
+    #[test]
+    fn the_definition_reads_back_from_its_yaml() {
+        let read: serde_json::Value = serde_saphyr::from_str(&definition_yaml().expect("YAML")).expect("parses");
+        assert_eq!(read, serde_json::to_value(KvCluster::crd()).expect("serializes"));
+    }
+
+    #[rstest]
+    #[case("kvcluster.yaml")]
+    #[case("kvcluster-minimal.yaml")]
+    fn the_examples_are_accepted(#[case] file: &str) {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(file);
+        let text = std::fs::read_to_string(path).expect("the example");
+        let cluster: KvCluster = serde_saphyr::from_str(&text).expect("a KvCluster");
+        cluster.validate_cel().expect("accepted");
+    }
+
+    #[test]
+    fn no_field_has_an_unsigned_format() {
+        let crd = serde_json::to_string(&KvCluster::crd()).expect("serializes");
+        assert!(!crd.contains("\"uint"), "the API server warns of unsigned formats");
+    }
+}
