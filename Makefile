@@ -1,0 +1,45 @@
+# One command per chore; `make help` lists them. The work is in cargo and in the scripts named here.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+# Tools built by tests/cluster come before others of the same name.
+export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
+
+.PHONY: help run test test-fast lint crds images kind-up kind-down compose-up compose-down clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Run examples/kvcluster.yaml as six local processes, without Kubernetes; Ctrl-C ends them
+	cargo build --release --locked --bin quorumkv-node --bin quorumkv-operator
+	exec "$${CARGO_TARGET_DIR:-target}/release/quorumkv-operator" local -f examples/kvcluster.yaml
+
+test: ## All tests, on a kind cluster and docker compose too
+	tests/run.sh
+
+test-fast: ## The tests that need no containers
+	tests/run.sh --fast
+
+lint: ## Formatting, clippy, shell scripts, the chart, licences
+	tests/lint.sh
+
+crds: ## Renew crds/ and the chart's copy from operator/src/crd.rs
+	definition="$$(cargo run --quiet --locked --bin quorumkv-operator -- crd)" && printf '%s\n' "$$definition" > crds/kvcluster.yaml
+	cp crds/kvcluster.yaml charts/quorumkv/files/crds/kvcluster.yaml
+
+images: ## Container images localhost/quorumkv-{operator,node}:dev, from static binaries
+	tests/cluster/image.sh --build
+
+kind-up: ## A kind cluster with the operator and a KvCluster that is Ready
+	tests/cluster/kind-up.sh
+
+kind-down: ## Delete that cluster
+	tests/cluster/cluster.sh down
+
+compose-up: ## The lab with docker compose: leader on port 5000, followers on 5001-5005
+	tests/cluster/compose.sh up -d --build --wait
+
+compose-down: ## End it
+	tests/cluster/compose.sh down --volumes --remove-orphans
+
+clean: ## Remove what was built in this checkout
+	rm -rf target dist results/tmp
