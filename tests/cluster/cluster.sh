@@ -27,12 +27,12 @@ set -euo pipefail
 . "$CLUSTER_DIR/lib/kind.sh"
 
 command=
-name=quorumkv
+CLUSTER=quorumkv
 kubeconfig=
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-  --name) name=${2:?--name needs a value} && shift ;;
+  --name) CLUSTER=${2:?--name needs a value} && shift ;;
   --kubeconfig) kubeconfig=${2:?--kubeconfig needs a path} && shift ;;
   -h | --help) usage_of "$0"; exit 0 ;;
   -*) die "unknown option $1" ;;
@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-STATE=$(cluster_state "$name")
+STATE=$(cluster_state "$CLUSTER")
 OWN="$STATE/kubeconfig"
 
 export_kubeconfig() {
@@ -48,34 +48,34 @@ export_kubeconfig() {
     mkdir -p "$(dirname "$kubeconfig")"
     install -m 0600 "$OWN" "$kubeconfig"
   else
-    "$BIN/kind" export kubeconfig --quiet --name "$name"
+    "$BIN/kind" export kubeconfig --quiet --name "$CLUSTER"
   fi
 }
 
 create() {
   local began=$SECONDS
   choose_image
-  log "creating cluster '$name' from $NODE_IMAGE with $PROVIDER"
+  log "creating cluster '$CLUSTER' from $NODE_IMAGE with $PROVIDER"
   mkdir -p "$STATE"
-  "$BIN/kind" create cluster --name "$name" --config "$REPO_ROOT/kind-config.yaml" \
+  "$BIN/kind" create cluster --name "$CLUSTER" --config "$REPO_ROOT/kind-config.yaml" \
     --image "$NODE_IMAGE" --kubeconfig "$OWN" --wait 180s >&2
   # A pod made before this account exists is refused.
   wait_until 60 kube "$OWN" --namespace default get serviceaccount default ||
     die "the 'default' service account did not appear within 60 s"
-  cluster_is_healthy "$OWN" || die "the cluster came up but is not healthy" "look: $0 status --name $name"
-  log "cluster '$name' is ready after $((SECONDS - began)) s"
+  cluster_is_healthy "$OWN" || die "the cluster came up but is not healthy" "look: $0 status --name $CLUSTER"
+  log "cluster '$CLUSTER' is ready after $((SECONDS - began)) s"
 }
 
 up() {
   go_tools kind kubectl
-  if find_provider "$name"; then
+  if find_provider "$CLUSTER"; then
     if cluster_is_healthy "$OWN"; then
-      log "cluster '$name' is already there and healthy"
+      log "cluster '$CLUSTER' is already there and healthy"
       export_kubeconfig
       echo "$OWN"
       return
     fi
-    log "cluster '$name' is there but not healthy: replacing it"
+    log "cluster '$CLUSTER' is there but not healthy: replacing it"
     delete
   fi
   create
@@ -84,44 +84,44 @@ up() {
 }
 
 delete() {
-  "$BIN/kind" delete cluster --name "$name" >&2
+  "$BIN/kind" delete cluster --name "$CLUSTER" >&2
   # Also from the user's default file, which the line above cleans, and from ours.
   rm -rf "$STATE"
 }
 
 down() {
-  if find_provider "$name"; then
+  if find_provider "$CLUSTER"; then
     go_tools kind
     delete
   else
-    log "there is no cluster '$name'"
+    log "there is no cluster '$CLUSTER'"
     rm -rf "$STATE"
   fi
 }
 
 status() {
-  find_provider "$name" || die "there is no cluster '$name'"
+  find_provider "$CLUSTER" || die "there is no cluster '$CLUSTER'"
   go_tools kubectl
   kube "$OWN" get nodes -o wide
-  cluster_is_healthy "$OWN" || die "cluster '$name' is not healthy"
+  cluster_is_healthy "$OWN" || die "cluster '$CLUSTER' is not healthy"
 }
 
 load() {
   [ "${#arguments[@]}" -gt 0 ] || die "load needs an image archive"
-  find_provider "$name" || die "there is no cluster '$name'" "create it: $0 up --name $name"
+  find_provider "$CLUSTER" || die "there is no cluster '$CLUSTER'" "create it: $0 up --name $CLUSTER"
   go_tools kind
   local archive
   for archive in "${arguments[@]}"; do
     [ -s "$archive" ] || die "no archive at $archive"
-    "$BIN/kind" load image-archive --name "$name" "$archive"
+    "$BIN/kind" load image-archive --name "$CLUSTER" "$archive"
   done
 }
 
 case $command in
-up | down) with_lock "cluster-$name" "$command" ;;
+up | down) with_lock "cluster-$CLUSTER" "$command" ;;
 status | load) "$command" ;;
 kubeconfig)
-  [ -s "$OWN" ] || die "there is no cluster '$name'" "create it: $0 up --name $name"
+  [ -s "$OWN" ] || die "there is no cluster '$CLUSTER'" "create it: $0 up --name $CLUSTER"
   echo "$OWN"
   ;;
 *) usage_of "$0" >&2; exit 2 ;;

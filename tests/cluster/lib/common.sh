@@ -49,11 +49,11 @@ content_hash() {
 # The descriptor is closed for the command itself, so that a daemon started
 # inside does not keep the lock for its lifetime.
 with_lock() {
-  local name=$1 fd
+  local lock_name=$1 fd
   shift
-  exec {fd}>"$CACHE/.lock-$name"
+  exec {fd}>"$CACHE/.lock-$lock_name"
   if ! flock -n "$fd"; then
-    log "waiting for another run of '$name' on this machine"
+    log "waiting for another run of '$lock_name' on this machine"
     flock "$fd"
   fi
   # Not followed by "||" or tested by "if": either would switch off "set -e" inside.

@@ -8,6 +8,8 @@ IMAGE_SETTINGS=(
 )
 
 import_root() {
+  # Left by an interrupted run: it would stay behind without a name.
+  podman rmi --force "$IMAGE-base" 2>/dev/null || true
   tar -C "$ROOT" --numeric-owner -c . | podman import "${IMAGE_SETTINGS[@]}" - "$IMAGE-base"
 }
 
