@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# Runs the tests, prepared for by what each layer needs, one layer after the other.
+#
+#   run.sh                    unit, sim, local, compose, e2e
+#   run.sh --fast             unit, sim, local: no containers
+#   run.sh --layers A,B       just these
+#
+#   unit      everything that stands beside the code, and the documentation's examples
+#   sim       the replication rules under virtual time, with faults
+#   local     real node processes on this machine
+#   compose   the lab, with docker compose
+#   e2e       the operator on a kind cluster
+#
+# A layer that was asked for and cannot run is a failure. Ends with a line of time
+# per stage and then, alone on the last line, the number of tests that passed and failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/stages.sh
+
+layers=unit,sim,local,compose,e2e
+while [ $# -gt 0 ]; do
+  case $1 in
+  --fast) layers=unit,sim,local ;;
+  --layers) layers=${2:?--layers needs a comma-separated list} && shift ;;
+  -h | --help) sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+  *) printf 'error: unknown option %s\n' "$1" >&2; exit 2 ;;
+  esac
+  shift
+done
+IFS=, read -ra asked <<<"$layers"
+for layer in "${asked[@]}"; do
+  case $layer in unit | sim | local | compose | e2e) ;; *)
+    printf 'error: no layer %s; there are unit, sim, local, compose, e2e\n' "$layer" >&2
+    exit 2
+    ;;
+  esac
+done
+
+asks() { [[ ",$layers," == *",$1,"* ]]; }
+LOG=$(mktemp)
+BIN="${XDG_CACHE_HOME:-$HOME/.cache}/quorumkv/bin"
+export PATH="$BIN:$PATH"
+
+prerequisites() {
+  if asks compose && asks e2e; then
+    tests/cluster/prerequisites.sh all
+  elif asks e2e; then
+    tests/cluster/prerequisites.sh kind
+  else
+    tests/cluster/prerequisites.sh compose
+  fi
+}
+
+tools() {
+  local tools=()
+  ! asks compose || tools+=(docker-compose)
+  ! asks e2e || tools+=(kubectl helm kind)
+  tests/cluster/tools.sh "${tools[@]}"
+}
+
+# Programs first: tests of the layers start them.
+build() {
+  cargo build --locked --workspace --bins
+  cargo test --locked --workspace --no-run
+}
+
+images() { tests/cluster/image.sh --build; }
+
+# What the cluster is made of: chosen, and built where nothing can be pulled. The
+# cluster itself is made and removed by the tests.
+node_image() {
+  . tests/cluster/lib/common.sh
+  . tests/cluster/lib/go-tools.sh
+  . tests/cluster/lib/podman.sh
+  . tests/cluster/lib/docker.sh
+  . tests/cluster/lib/pull.sh
+  . tests/cluster/lib/kind.sh
+  choose_image
+  echo "$NODE_IMAGE"
+}
+
+cargo_test() {
+  # The log is read for the summary; the exit code is cargo's (pipefail).
+  cargo test --locked --no-fail-fast "$@" 2>&1 | tee -a "$LOG"
+}
+
+unit() { cargo_test --workspace --exclude quorumkv-tests && cargo_test --package quorumkv-tests --lib --bins; }
+
+layer() {
+  compgen -G "tests/tests/$1_*.rs" >/dev/null || { echo "there is no tests/tests/$1_*.rs"; return 1; }
+  QUORUMKV_TEST_LAYERS=$1 cargo_test --package quorumkv-tests --test "$1_*"
+}
+
+# Sums what the test runner said, however many programs it ran. A stage that failed
+# without a failing test (a build, a tool) counts as one failure, so that the line
+# can never say "0 failed" of a run that did not succeed.
+summary() {
+  local passed failed ignored stages
+  read -r passed failed ignored < <(awk '
+    /^test result: / {
+      for (i = 2; i <= NF; i++) {
+        if ($i ~ /^passed/) passed += $(i - 1)
+        if ($i ~ /^failed/) failed += $(i - 1)
+        if ($i ~ /^ignored/) ignored += $(i - 1)
+      }
+    }
+    END { print passed + 0, failed + 0, ignored + 0 }' "$LOG")
+  stages=$(stages_failed)
+  [ "$failed" -gt 0 ] || failed=$stages
+  printf '\n%d passed, %d failed, %d ignored\n' "$passed" "$failed" "$ignored"
+  [ "$failed" -eq 0 ] && [ "$stages" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+# An engine that this run had to start ends with it; one that was there stays.
+engine_was_there=1
+timeout 20 tests/cluster/dockerd.sh status >/dev/null 2>&1 || engine_was_there=
+finish() {
+  [ -n "$engine_was_there" ] || tests/cluster/dockerd.sh stop >/dev/null 2>&1 || true
+  rm -f "$LOG"
+}
+trap finish EXIT
+
+ready=1 containers=1
+if asks compose || asks e2e; then
+  stage "prerequisites" prerequisites || containers=
+  [ -z "$containers" ] || stage "tools" tools || containers=
+fi
+stage "build" build || ready=
+if [ -n "$ready$containers" ] && { asks compose || asks e2e; }; then
+  [ -z "$containers" ] || stage "images" images || containers=
+fi
+if asks e2e && [ -n "$containers" ]; then
+  stage "kind node image" node_image || containers=
+fi
+
+for layer in "${asked[@]}"; do
+  case $layer in
+  unit) stage unit unit || true ;;
+  compose | e2e)
+    if [ -n "$containers" ]; then
+      stage "$layer" layer "$layer" || true
+    else
+      stage_impossible "$layer" "an earlier stage that it needs failed"
+    fi
+    ;;
+  *) stage "$layer" layer "$layer" || true ;;
+  esac
+done
+
+stages_report
+summary
