@@ -10,8 +10,57 @@
 
 use std::time::Duration;
 
+mod delay;
 pub mod election;
+mod follower;
+mod leader;
+pub mod log;
+pub mod message;
+mod node;
+mod peers;
+pub mod quorum;
+mod replica;
+
+pub use log::Log;
+pub use message::{
+    Append, Effects, Entry, EpochStart, FollowerMessage, Hello, Input, LeaderMessage, Leading, Micros, Operation,
+    Outline, Persist, ReplyBody, RequestId, SnapshotMeta, SnapshotSource, StreamId, Ticket, ToFollower, Welcome,
+    WriteId, WriteOutcome,
+};
+pub use node::{Node, View};
+pub use replica::{Identity, Recovered};
 
 /// How long a follower that answered a heartbeat lets the leader serve reads: counted by the follower from
 /// the moment it heard the heartbeat.
 pub const LEASE: Duration = Duration::from_secs(1);
+
+/// What the leader takes off a lease for clocks that do not run alike.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(100);
+
+/// How often the leader asks each follower for a sign of life.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(150);
+
+/// How long a follower waits at most to hear of a commit when no append carries it.
+pub const COMMIT_NOTICE: Duration = Duration::from_millis(5);
+
+/// Most followers a leader can have.
+pub const MAX_FOLLOWERS: u8 = 64;
+
+/// Bounds on what a node keeps and sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Committed entries are kept for followers that lag while they take no more bytes than this.
+    pub retain_bytes: usize,
+    /// And are no more than this.
+    pub retain_entries: usize,
+    /// Most bytes of entries in one message, unless a single entry is larger.
+    pub max_message_bytes: usize,
+    /// Most messages to one follower that are not yet acknowledged.
+    pub max_in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { retain_bytes: 64 << 20, retain_entries: 1 << 18, max_message_bytes: 1 << 20, max_in_flight: 8 }
+    }
+}
