@@ -7,24 +7,26 @@ if [ -z "${STAGES_FILE:-}" ]; then
   export STAGES_FILE
 fi
 
-# stage NAME COMMAND...: runs the command, remembers how long it took and how it
-# ended, and returns its exit code.
+# stage NAME COMMAND...: runs the command, remembers how long it took, and sets
+# STAGE_OK to 1, or to nothing when it failed. Always succeeds itself, so that nobody
+# puts it into a condition: bash would then ignore "set -e" in the whole command.
+# shellcheck disable=SC2034 # STAGE_OK is for the caller
 stage() {
   local name=$1 began=$SECONDS rc
   shift
   printf '\n=== %s\n' "$name"
-  # A shell of its own, so that "set -e" holds inside even when the caller tests the result.
   set +e
   (set -euo pipefail; "$@") </dev/null
   rc=$?
   set -e
   if [ "$rc" -eq 0 ]; then
+    STAGE_OK=1
     stage_record "$((SECONDS - began))" ok "$name"
   else
+    STAGE_OK=
     stage_record "$((SECONDS - began))" FAILED "$name"
     printf '=== %s FAILED (exit %d)\n' "$name" "$rc"
   fi
-  return "$rc"
 }
 
 # stage_impossible NAME REASON: asked for, but cannot be tried. That is a failure too.
