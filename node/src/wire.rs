@@ -1,0 +1,92 @@
+//! What the payloads of the replication stream say, in bytes.
+//!
+//! The first byte is the kind; numbers are little-endian; lists and texts carry their length first. Entries
+//! keep their JSON text as it was written, and a decoded entry is a slice of the frame it came in.
+
+mod read;
+mod write;
+
+use bytes::Bytes;
+use quorumkv_api::Epoch;
+use quorumkv_protocol::{FollowerMessage, Hello, LeaderMessage, SnapshotMeta};
+
+pub use self::{
+    read::{read_follower_frame, read_leader_frame},
+    write::{alive, append, follower_message, heartbeat, hello, snapshot_end, snapshot_part, snapshot_start},
+};
+use crate::store::Versioned;
+
+/// What a leader sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaderFrame {
+    /// First of all.
+    Hello(Hello),
+    /// For the core.
+    Message(LeaderMessage),
+    /// A snapshot begins.
+    SnapshotStart {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// What it stands for.
+        meta: SnapshotMeta,
+    },
+    /// Some keys of it.
+    SnapshotPart(Vec<(Bytes, Versioned)>),
+    /// It is complete.
+    SnapshotEnd {
+        /// Number of keys sent.
+        keys: u64,
+    },
+    /// Nothing to say, still there.
+    Alive,
+}
+
+/// What a follower sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowerFrame {
+    /// For the core.
+    Message(FollowerMessage),
+    /// Nothing to say, still there.
+    Alive,
+}
+
+/// Why a payload says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A kind that this side does not receive.
+    #[error("unknown kind {0} of message")]
+    Kind(u8),
+    /// It ends too early.
+    #[error("a message ends within {0}")]
+    Short(&'static str),
+    /// Something follows its end.
+    #[error("{0} bytes follow a message")]
+    Trailing(usize),
+    /// A text that is no UTF-8.
+    #[error("{0} is not UTF-8")]
+    Text(&'static str),
+    /// A key that no client could have written.
+    #[error("a key has {0} bytes")]
+    Key(usize),
+}
+
+mod kind {
+    pub(super) const ALIVE: u8 = 0;
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const APPEND: u8 = 2;
+    pub(super) const HEARTBEAT: u8 = 3;
+    pub(super) const SNAPSHOT_START: u8 = 4;
+    pub(super) const SNAPSHOT_PART: u8 = 5;
+    pub(super) const SNAPSHOT_END: u8 = 6;
+    pub(super) const WELCOME: u8 = 16;
+    pub(super) const ACK: u8 = 17;
+    pub(super) const MISMATCH: u8 = 18;
+    pub(super) const REJECTED: u8 = 19;
+
+    pub(super) const PUT: u8 = 0;
+    pub(super) const BARRIER: u8 = 1;
+    pub(super) const SETTINGS: u8 = 2;
+}
+
+#[cfg(test)]
+mod tests;
