@@ -222,7 +222,7 @@ impl Leader {
         }
     }
 
-    pub(crate) fn from_follower(
+    pub(crate) fn heed(
         &mut self,
         replica: &Replica,
         node: &NodeId,

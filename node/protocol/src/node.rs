@@ -113,7 +113,7 @@ impl Node {
             }
             Input::FromFollower { peer, stream, message } => {
                 if let Some(leader) = &mut self.leader
-                    && leader.from_follower(&self.replica, &peer, stream, &message) == Verdict::StepDown
+                    && leader.heed(&self.replica, &peer, stream, &message) == Verdict::StepDown
                 {
                     self.step_down(effects);
                 }
