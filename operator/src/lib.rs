@@ -1,2 +1,16 @@
-//! The operator.
+//! The quorumkv operator.
+//!
+//! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
+//! (probe, [`decide`], act; an election is [`elect`]), [`build`] the objects, [`apply`] what differs, and
+//! derive the [`status`]. What must never be forgotten is the [`record`]. [`local`] runs the same decisions
+//! over child processes instead of pods.
+
 pub mod crd;
+pub mod decide;
+pub mod elect;
+pub mod local;
+pub mod manage;
+pub mod record;
+pub mod status;
+pub mod telemetry;
+pub mod validate;

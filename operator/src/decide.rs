@@ -1,0 +1,338 @@
+//! What to do next, from what is recorded and what was seen. Pure: no clock, no IO.
+//!
+//! The same decisions steer pods and local processes. Each function answers one question:
+//! [`leadership`] whether a leader must be elected, [`membership`] which learner may count from now on,
+//! [`settings`] what has to be changed on the leader, [`roles`] which pod carries which label, and [`roll`]
+//! which outdated node is replaced next.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use quorumkv_api::{
+    Epoch, NodeId, SettingsPatch,
+    lab::Role,
+    peer::{FenceReply, Member, NodeState, PeerAddress},
+};
+use quorumkv_protocol::election::{self, Shortfall};
+
+use crate::{crd::DataLossPolicy, record::Record, validate::Store};
+
+/// How long a leader may be silent before another is elected.
+pub const SILENCE: Duration = Duration::from_secs(2);
+/// How often it must have been asked in vain before that, so that a pause of the manager's own is no silence.
+pub const SILENT_PROBES: u32 = 2;
+/// How long a new store waits for its last node before it starts without it.
+pub const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether a node's process can be there at all, as the platform knows without asking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// There is no pod or process of this name.
+    Absent,
+    /// There is one, but nothing runs in it: not started yet, waiting for its image, or ended.
+    NotRunning,
+    /// It runs.
+    Running,
+    /// It runs and is about to end.
+    Stopping,
+}
+
+/// One node as it was found.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Where it is reached.
+    pub address: PeerAddress,
+    /// Whether its process can be there at all.
+    pub presence: Presence,
+    /// What it says of itself; none if it did not answer.
+    pub state: Option<NodeState>,
+    /// Whether it was made from an older description than the present one.
+    pub outdated: bool,
+}
+
+/// All that the decisions look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// What the store shall be.
+    pub store: &'a Store,
+    /// What is remembered.
+    pub record: &'a Record,
+    /// What was found: one entry per node of the store.
+    pub nodes: &'a [NodeView],
+    /// How long the recorded leader has not answered.
+    pub silent_for: Duration,
+    /// How often in a row it was asked in vain.
+    pub silent_probes: u32,
+    /// How long this store has been waiting to start.
+    pub waiting_for: Duration,
+}
+
+impl Situation<'_> {
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &NodeId) -> Option<&NodeView> {
+        self.nodes.iter().find(|view| view.address.node == *name)
+    }
+
+    /// What the recorded leader says of itself, if it leads the recorded epoch.
+    #[must_use]
+    pub fn leader_state(&self) -> Option<&NodeState> {
+        let state = self.node(self.record.leader.as_ref()?)?.state.as_ref()?;
+        (state.role == Role::Leader && state.epoch == self.record.epoch).then_some(state)
+    }
+}
+
+/// Why a leader is elected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElectionReason {
+    /// No leader is on record: a new store, or an election that was cut short.
+    NoLeader,
+    /// The leader's pod or process is gone.
+    LeaderGone,
+    /// The leader is being stopped.
+    LeaderStopping,
+    /// The leader's process runs, but lost its copy of the data.
+    LeaderLostCopy,
+    /// The node on record does not lead the recorded epoch: it restarted or was never promoted.
+    NotLeading,
+    /// The leader has not answered for too long.
+    LeaderSilent,
+    /// Every other node is renewed; the leader hands over to be renewed as well.
+    Renewal,
+}
+
+impl fmt::Display for ElectionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoLeader => "no leader was on record",
+            Self::LeaderGone => "the leader is gone",
+            Self::LeaderStopping => "the leader is being stopped",
+            Self::LeaderLostCopy => "the leader lost its copy of the data",
+            Self::NotLeading => "the recorded leader does not lead",
+            Self::LeaderSilent => "the leader does not answer",
+            Self::Renewal => "the leader is to be renewed",
+        })
+    }
+}
+
+/// The state of leadership, and with it what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leadership {
+    /// The leader leads and accepts writes.
+    Active,
+    /// The leader is promoted, but its first entry is not committed yet.
+    Settling,
+    /// The leader does not answer, but not for long enough to replace it.
+    Suspect,
+    /// Elect another.
+    Elect(ElectionReason),
+    /// A leader is needed, but an election now would only disturb: too few nodes answer.
+    Short(Shortfall),
+    /// Every recorded copy is gone, all nodes answer and are empty, and the spec says to start again.
+    Reset,
+}
+
+/// Whether a leader must be elected. Never while the recorded one answers, unless it is being stopped.
+#[must_use]
+pub fn leadership(situation: &Situation<'_>) -> Leadership {
+    let Some(reason) = election_reason(situation) else {
+        return match situation.leader_state() {
+            Some(state) if state.ready => Leadership::Active,
+            Some(_) => Leadership::Settling,
+            None => Leadership::Suspect,
+        };
+    };
+    match forecast(situation) {
+        Ok(()) => Leadership::Elect(reason),
+        Err(_) if may_reset(situation) => Leadership::Reset,
+        // A leader that still answers keeps leading where nobody can take over.
+        Err(_) if reason == ElectionReason::LeaderStopping && situation.leader_state().is_some() => Leadership::Active,
+        Err(shortfall) => Leadership::Short(shortfall),
+    }
+}
+
+fn election_reason(situation: &Situation<'_>) -> Option<ElectionReason> {
+    let record = situation.record;
+    let Some(leader) = &record.leader else { return Some(ElectionReason::NoLeader) };
+    let Some(view) = situation.node(leader) else { return Some(ElectionReason::LeaderGone) };
+    match view.presence {
+        Presence::Absent | Presence::NotRunning => return Some(ElectionReason::LeaderGone),
+        Presence::Stopping => return Some(ElectionReason::LeaderStopping),
+        Presence::Running => {}
+    }
+    let Some(state) = &view.state else {
+        let silent = situation.silent_for >= SILENCE && situation.silent_probes >= SILENT_PROBES;
+        return silent.then_some(ElectionReason::LeaderSilent);
+    };
+    if record.last_leader.as_ref().is_some_and(|last| last.storage_id != state.storage_id) {
+        return Some(ElectionReason::LeaderLostCopy);
+    }
+    situation.leader_state().is_none().then_some(ElectionReason::NotLeading)
+}
+
+/// Whether an election would succeed if every node that answers now answered to the fence as well. Fencing
+/// stops a leader that may still work for somebody else, so it is not tried in vain.
+fn forecast(situation: &Situation<'_>) -> Result<(), Shortfall> {
+    let Situation { store, record, nodes, waiting_for, .. } = *situation;
+    let answers: Vec<FenceReply> = nodes.iter().filter_map(|view| view.state.as_ref()).map(likely_answer).collect();
+    election::elect(&record.for_election(store.nodes.len()), &store.nodes, &answers, &[])?;
+    if record.members.is_empty() && answers.len() < store.nodes.len() && waiting_for < BOOTSTRAP_PATIENCE {
+        let missing = store.nodes.iter().filter(|name| answers.iter().all(|answer| answer.node != **name));
+        return Err(Shortfall::Bootstrap {
+            required: store.nodes.len(),
+            nodes: store.nodes.len(),
+            answered: answers.len(),
+            missing: missing.cloned().collect(),
+        });
+    }
+    Ok(())
+}
+
+fn likely_answer(state: &NodeState) -> FenceReply {
+    FenceReply {
+        node: state.node.clone(),
+        storage_id: state.storage_id,
+        process_id: state.process_id,
+        previous_promise: state.promised,
+        last: state.last,
+        commit: state.commit,
+        settings: state.settings.into_iter().collect(),
+        settings_committed: state.settings.is_some(),
+        lease_remaining_ms: 0,
+    }
+}
+
+fn may_reset(situation: &Situation<'_>) -> bool {
+    let Situation { store, record, nodes, .. } = *situation;
+    let recorded = |state: &NodeState| record.members.iter().any(|member| member.storage_id == state.storage_id);
+    let lost = |view: &NodeView| view.state.as_ref().is_some_and(|state| state.last.seq.0 == 0 && !recorded(state));
+    store.data_loss == DataLossPolicy::Reset
+        && !record.members.is_empty()
+        && nodes.len() == store.nodes.len()
+        && nodes.iter().all(lost)
+}
+
+/// The nodes to prefer among equally complete logs, best first: those that stay, in the store's order, and
+/// renewed ones before outdated ones.
+#[must_use]
+pub fn preference(situation: &Situation<'_>) -> Vec<NodeId> {
+    let stays = |name: &&NodeId| {
+        situation.node(name).is_some_and(|view| view.presence == Presence::Running && view.state.is_some())
+    };
+    let mut names: Vec<NodeId> = situation.store.nodes.iter().filter(stays).cloned().collect();
+    names.sort_by_key(|name| situation.node(name).is_some_and(|view| view.outdated));
+    names
+}
+
+/// The epoch to try next.
+#[must_use]
+pub fn next_epoch(situation: &Situation<'_>, recorded: Epoch) -> Epoch {
+    let promises = situation.nodes.iter().filter_map(|view| view.state.as_ref()).map(|state| state.promised);
+    election::next_epoch(recorded, promises)
+}
+
+/// The members with every learner that caught up with this epoch's leader, if that changes anything.
+///
+/// A learner is a node whose copy is not the recorded one: its disk or memory was lost. It is recorded
+/// first and counted by the leader afterwards.
+#[must_use]
+pub fn membership(situation: &Situation<'_>) -> Option<Vec<Member>> {
+    let leader = situation.leader_state()?;
+    let mut members = situation.record.members.clone();
+    for follower in &leader.followers {
+        let Some(storage_id) = follower.storage_id else { continue };
+        let learned = Member { name: follower.node.clone(), storage_id };
+        if !follower.caught_up || members.contains(&learned) || !situation.store.nodes.contains(&learned.name) {
+            continue;
+        }
+        members.retain(|member| member.name != learned.name);
+        members.push(learned);
+    }
+    members.sort();
+    let mut recorded = situation.record.members.clone();
+    recorded.sort();
+    (members != recorded).then_some(members)
+}
+
+/// What has to change on the leader so that the wanted settings are in force.
+#[must_use]
+pub fn settings(situation: &Situation<'_>) -> Option<SettingsPatch> {
+    let leader = situation.leader_state().filter(|state| state.ready)?;
+    let wanted = situation.store.settings;
+    match leader.settings {
+        None => Some(wanted.into()),
+        Some(entry) if entry.settings == wanted => None,
+        Some(entry) => {
+            let applied = entry.settings;
+            Some(SettingsPatch {
+                write_quorum: (applied.write_quorum != wanted.write_quorum).then_some(wanted.write_quorum),
+                delay: (applied.delay != wanted.delay).then_some(wanted.delay),
+                write_timeout: (applied.write_timeout != wanted.write_timeout).then_some(wanted.write_timeout),
+            })
+        }
+    }
+}
+
+/// Which role each node's label shall show; a node that is not listed keeps what it has.
+///
+/// Only an active leader is shown, so that the Service never points to a node that refuses writes. While
+/// the leader is suspected, nothing changes.
+#[must_use]
+pub fn roles(situation: &Situation<'_>, leadership: &Leadership) -> BTreeMap<NodeId, Role> {
+    if *leadership == Leadership::Suspect {
+        return BTreeMap::new();
+    }
+    let active = situation.leader_state().filter(|state| state.ready).map(|state| state.node.clone());
+    let role = |name: &NodeId| if active.as_ref() == Some(name) { Role::Leader } else { Role::Follower };
+    situation.store.nodes.iter().map(|name| (name.clone(), role(name))).collect()
+}
+
+/// The next step of replacing outdated nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roll {
+    /// Nothing is outdated.
+    Done,
+    /// Replace this node.
+    Replace(NodeId),
+    /// Only the leader is left: elect another first.
+    HandOver,
+    /// Something is outdated, but replacing it now would take a copy too many.
+    Wait,
+}
+
+/// Which outdated node is replaced next: first those in which nothing runs, then the followers one at a
+/// time while all others are caught up and counted, the leader last.
+#[must_use]
+pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
+    let outdated: Vec<&NodeView> =
+        situation.nodes.iter().filter(|view| view.outdated && view.presence != Presence::Absent).collect();
+    if outdated.is_empty() {
+        return Roll::Done;
+    }
+    if let Some(dead) = outdated.iter().find(|view| view.presence == Presence::NotRunning) {
+        return Roll::Replace(dead.address.node.clone());
+    }
+    if *leadership != Leadership::Active || !is_whole(situation) {
+        return Roll::Wait;
+    }
+    let leader = situation.record.leader.as_ref();
+    match outdated.iter().find(|view| Some(&view.address.node) != leader) {
+        Some(follower) => Roll::Replace(follower.address.node.clone()),
+        None => Roll::HandOver,
+    }
+}
+
+/// Whether every node runs, answers, and every follower is connected, caught up and counted.
+#[must_use]
+pub fn is_whole(situation: &Situation<'_>) -> bool {
+    let running = |view: &NodeView| view.presence == Presence::Running && view.state.is_some();
+    situation.nodes.len() == situation.store.nodes.len()
+        && situation.nodes.iter().all(running)
+        && ready_followers(situation) == situation.store.followers()
+}
+
+/// How many followers hold what the leader holds and count.
+#[must_use]
+pub fn ready_followers(situation: &Situation<'_>) -> usize {
+    let Some(leader) = situation.leader_state() else { return 0 };
+    leader.followers.iter().filter(|follower| follower.connected && follower.counted && follower.caught_up).count()
+}

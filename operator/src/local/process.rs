@@ -1,0 +1,189 @@
+//! Child processes: started, restarted with a growing pause when they end, and stopped with the parent.
+
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use quorumkv_api::peer::PeerAddress;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a child may take to answer its last writes after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
+/// First pause before a restart; doubled each time.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause before a restart.
+const RESTART_PAUSE_LIMIT: Duration = Duration::from_secs(5);
+/// A child that ran this long is restarted with the first pause again.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+
+/// How the nodes of a local store are started.
+#[derive(Debug, Clone)]
+pub(super) struct Launch {
+    /// The node's program.
+    pub(super) binary: PathBuf,
+    /// What all nodes present to each other.
+    pub(super) token: String,
+    /// Filter of their logs.
+    pub(super) log_level: String,
+}
+
+/// Variables that would give a child another role or another store than the manifest says.
+const FOREIGN_VARIABLES: [&str; 10] = [
+    "FOLLOWERS",
+    "FOLLOWER_PEERS",
+    "WRITE_QUORUM",
+    "MIN_DELAY",
+    "MAX_DELAY",
+    "WRITE_TIMEOUT",
+    "PEER_TOKEN_FILE",
+    "STORAGE",
+    "DATA_DIR",
+    "LOG_FORMAT",
+];
+
+/// A node's process, kept running.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// Where it serves.
+    pub(super) address: PeerAddress,
+    running: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
+}
+
+/// What the keepers share.
+#[derive(Debug, Clone)]
+pub(super) struct Keeping {
+    /// Ends all of them.
+    pub(super) stop: CancellationToken,
+    /// Rung when a process starts or ends.
+    pub(super) changed: Arc<Notify>,
+    /// Lines to print.
+    pub(super) lines: mpsc::Sender<String>,
+}
+
+impl Process {
+    /// Starts a node and keeps it running until `keeping.stop`.
+    pub(super) fn start(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: Keeping) -> Self {
+        let running = Arc::new(AtomicBool::new(false));
+        let keeper = tokio::spawn(keep(address.clone(), ports, launch, keeping, Arc::clone(&running)));
+        Self { address, running, keeper }
+    }
+
+    /// Whether its process is there.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Waits until its process is gone, after `stop`.
+    pub(super) async fn stopped(self) {
+        if let Err(error) = self.keeper.await {
+            tracing::warn!(node = %self.address.node, %error, "a keeper failed");
+        }
+    }
+}
+
+async fn keep(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: Keeping, running: Arc<AtomicBool>) {
+    let name = address.node.0.clone();
+    let mut pause = RESTART_PAUSE;
+    loop {
+        let started = Instant::now();
+        let ending = match command(&address, ports, &launch).spawn() {
+            Ok(mut child) => {
+                forward(&name, child.stdout.take());
+                forward(&name, child.stderr.take());
+                running.store(true, Ordering::Release);
+                keeping.changed.notify_one();
+                let ending = tokio::select! {
+                    () = keeping.stop.cancelled() => {
+                        stop(&name, &mut child).await;
+                        return;
+                    }
+                    status = child.wait() => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+                };
+                running.store(false, Ordering::Release);
+                keeping.changed.notify_one();
+                ending
+            }
+            Err(error) => format!("{} cannot be started: {error}", launch.binary.display()),
+        };
+        if started.elapsed() > STEADY_AFTER {
+            pause = RESTART_PAUSE;
+        }
+        // A full queue of lines means that nobody reads them.
+        keeping.lines.try_send(format!("{name} ended ({ending}); starting it again in {pause:?}")).ok();
+        tokio::select! {
+            () = keeping.stop.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_LIMIT);
+    }
+}
+
+fn command(address: &PeerAddress, (port, peer_port): (u16, u16), launch: &Launch) -> Command {
+    let mut command = Command::new(&launch.binary);
+    for variable in FOREIGN_VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+        .env("NODE_TYPE", "follower")
+        .env("BIND_ADDRESS", "127.0.0.1")
+        .env("PORT", port.to_string())
+        .env("PEER_PORT", peer_port.to_string())
+        .env("METRICS_PORT", "0")
+        .env("NODE_ID", &address.node.0)
+        .env("ADVERTISE_URL", &address.client_url)
+        .env("PEER_TOKEN", &launch.token)
+        .env("RUST_LOG", &launch.log_level)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C reaches the parent alone, which then stops the children in its own order.
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+async fn stop(name: &str, child: &mut Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, Signal::TERM)
+    {
+        tracing::debug!(node = name, %error, "already gone");
+    }
+    match timeout(STOP_PATIENCE, child.wait()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(node = name, %error, "its end could not be awaited"),
+        Err(_) => {
+            tracing::warn!(node = name, "did not stop in time and is killed");
+            if let Err(error) = child.kill().await {
+                tracing::warn!(node = name, %error, "could not be killed");
+            }
+        }
+    }
+}
+
+/// Passes a child's output on to this process's stderr, line by line, under the child's name.
+fn forward(name: &str, output: Option<impl AsyncRead + Unpin + Send + 'static>) {
+    let Some(output) = output else { return };
+    let name = name.to_owned();
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(output).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            super::complain(&format!("[{name}] {line}"));
+        }
+    });
+}

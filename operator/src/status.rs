@@ -1,0 +1,329 @@
+//! What people are told: conditions and applied values, and the one patch that writes them.
+//!
+//! Pure. A status is patched only when it differs, and nothing in it moves with every write, so that an
+//! idle store changes no object.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use quorumkv_api::{NodeId, Settings, settings::format_duration};
+use serde::Serialize;
+
+use crate::{
+    crd::{AppliedDelay, KvClusterStatus},
+    decide::{self, Leadership, Presence, Roll, Situation},
+    manage::Pass,
+    validate::Store,
+};
+
+/// One condition without its times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why, for programs.
+    pub reason: &'static str,
+    /// Why, for people.
+    pub message: String,
+}
+
+impl Verdict {
+    fn new(holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds, reason, message: message.into() }
+    }
+}
+
+/// What a pass means for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The leader accepts writes with the wanted settings.
+    pub ready: Verdict,
+    /// Something is being changed or recovered.
+    pub progressing: Verdict,
+    /// Something is missing.
+    pub degraded: Verdict,
+    /// Enough followers are connected to confirm writes.
+    pub quorum_available: Verdict,
+    /// The active leader.
+    pub leader: Option<NodeId>,
+    /// Followers that are connected, counted and caught up.
+    pub ready_followers: usize,
+    /// All followers.
+    pub followers: usize,
+    /// The settings the leader committed; none while no leader is active.
+    pub applied: Option<Settings>,
+}
+
+/// Sums up a pass.
+#[must_use]
+pub fn summarize(store: &Store, pass: &Pass) -> Summary {
+    let situation = pass.situation(store);
+    let active = pass.leadership == Leadership::Active;
+    let leader = situation.leader_state().filter(|state| active && state.ready);
+    let applied = leader.and_then(|state| state.settings).map(|entry| entry.settings);
+    let quorum_available = quorum_available(&situation, active, applied);
+    let unready = unready_followers(&situation);
+    Summary {
+        ready: ready(store, pass, applied, &quorum_available, &unready),
+        progressing: progressing(store, pass, applied, &unready),
+        degraded: degraded(pass, &quorum_available, &unready),
+        quorum_available,
+        leader: leader.map(|state| state.node.clone()),
+        ready_followers: decide::ready_followers(&situation),
+        followers: store.followers(),
+        applied,
+    }
+}
+
+fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Settings>) -> Verdict {
+    let Some((leader, settings)) = situation.leader_state().filter(|_| active).zip(applied) else {
+        return Verdict::new(false, "NoLeader", "No leader is active, so no write can be confirmed");
+    };
+    let connected = leader.followers.iter().filter(|follower| follower.connected && follower.counted).count();
+    let needed = usize::from(settings.write_quorum.0);
+    let message =
+        format!("{connected} of {} followers can confirm writes, {needed} are needed", situation.store.followers());
+    if connected >= needed {
+        // The number of connected followers is left to readyFollowers: this message shall not change with it.
+        return Verdict::new(true, "EnoughFollowers", format!("At least {needed} followers can confirm writes"));
+    }
+    Verdict::new(false, "TooFewFollowers", message)
+}
+
+/// Followers that are not yet what they should be, each with what it lacks.
+fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
+    let Some(leader) = situation.leader_state() else { return Vec::new() };
+    let lacks = |name: &NodeId| {
+        let view = situation.node(name);
+        match view.map_or(Presence::Absent, |view| view.presence) {
+            Presence::Absent => return Some("is absent"),
+            Presence::NotRunning => return Some("is not running"),
+            Presence::Stopping => return Some("is stopping"),
+            Presence::Running => {}
+        }
+        let seen = leader.followers.iter().find(|follower| follower.node == *name);
+        match seen {
+            Some(follower) if follower.connected && follower.counted && follower.caught_up => None,
+            Some(follower) if follower.connected && follower.caught_up => Some("is about to be counted"),
+            Some(follower) if follower.connected => Some("is catching up"),
+            _ if view.is_some_and(|view| view.state.is_none()) => Some("does not answer"),
+            _ => Some("is not connected to the leader"),
+        }
+    };
+    let followers = situation.store.nodes.iter().filter(|name| **name != leader.node);
+    followers.filter_map(|name| lacks(name).map(|what| format!("{name} {what}"))).collect()
+}
+
+fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict, unready: &[String]) -> Verdict {
+    match &pass.leadership {
+        Leadership::Short(shortfall) => return Verdict::new(false, "TooFewMembers", shortfall.to_string()),
+        Leadership::Elect(reason) => {
+            return Verdict::new(false, "Electing", format!("A leader is being elected: {reason}"));
+        }
+        Leadership::Settling => {
+            return Verdict::new(false, "LeaderSettling", "The new leader waits for its first entry to be committed");
+        }
+        Leadership::Suspect => return Verdict::new(false, "LeaderSilent", "The leader does not answer"),
+        Leadership::Reset => {
+            return Verdict::new(false, "Resetting", "Every copy was lost; the store starts again, empty");
+        }
+        Leadership::Active => {}
+    }
+    if !quorum.holds {
+        return Verdict::new(false, "QuorumUnavailable", quorum.message.clone());
+    }
+    if applied != Some(store.settings) {
+        return Verdict::new(false, "SettingsPending", pending(pass));
+    }
+    if unready.is_empty() {
+        return Verdict::new(true, "AllFollowersReady", "The leader accepts writes and every follower is caught up");
+    }
+    Verdict::new(true, "SomeFollowersNotReady", format!("The leader accepts writes; {}", unready.join(", ")))
+}
+
+fn pending(pass: &Pass) -> String {
+    match &pass.settings_refusal {
+        Some(reason) => format!("The leader does not take the new settings yet: {reason}"),
+        None => "The new settings are not committed yet".to_owned(),
+    }
+}
+
+fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &[String]) -> Verdict {
+    match &pass.leadership {
+        Leadership::Short(_) => Verdict::new(false, "Waiting", "Waiting for missing nodes"),
+        Leadership::Elect(_) | Leadership::Reset | Leadership::Suspect => {
+            Verdict::new(true, "Electing", "A leader is being elected")
+        }
+        Leadership::Settling => Verdict::new(true, "LeaderSettling", "A new leader takes over"),
+        Leadership::Active if applied != Some(store.settings) => Verdict::new(true, "SettingsPending", pending(pass)),
+        Leadership::Active if pass.roll != Roll::Done => {
+            let outdated = pass.nodes.iter().filter(|view| view.outdated).map(|view| view.address.node.0.as_str());
+            let names = outdated.collect::<Vec<_>>().join(", ");
+            Verdict::new(true, "RollingNodes", format!("Nodes still to be replaced: {names}"))
+        }
+        Leadership::Active if !unready.is_empty() => Verdict::new(true, "FollowersJoining", unready.join(", ")),
+        Leadership::Active => Verdict::new(false, "Stable", "Everything is as the spec says"),
+    }
+}
+
+fn degraded(pass: &Pass, quorum: &Verdict, unready: &[String]) -> Verdict {
+    match &pass.leadership {
+        Leadership::Short(shortfall) => Verdict::new(true, "TooFewMembers", shortfall.to_string()),
+        Leadership::Active if !quorum.holds => Verdict::new(true, "TooFewFollowers", quorum.message.clone()),
+        Leadership::Active if unready.is_empty() => Verdict::new(false, "AllNodesHealthy", "Every node does its part"),
+        Leadership::Active => Verdict::new(true, "FollowersNotReady", unready.join(", ")),
+        _ => Verdict::new(true, "NoLeader", "No leader is active"),
+    }
+}
+
+/// The part of the status that is derived. The record beside it is written by compare-and-swap only.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DerivedStatus {
+    observed_generation: Option<i64>,
+    followers: Option<i32>,
+    ready_followers: Option<i32>,
+    followers_ready: Option<String>,
+    write_quorum: Option<i32>,
+    delay: Option<AppliedDelay>,
+    delay_range: Option<String>,
+    write_timeout: Option<String>,
+    selector: Option<String>,
+    conditions: Vec<Condition>,
+}
+
+impl DerivedStatus {
+    fn of(status: &KvClusterStatus) -> Self {
+        let KvClusterStatus {
+            observed_generation,
+            epoch: _,
+            leader: _,
+            last_leader: _,
+            members: _,
+            followers,
+            ready_followers,
+            followers_ready,
+            write_quorum,
+            delay,
+            delay_range,
+            write_timeout,
+            selector,
+            conditions,
+        } = status.clone();
+        Self {
+            observed_generation,
+            followers,
+            ready_followers,
+            followers_ready,
+            write_quorum,
+            delay,
+            delay_range,
+            write_timeout,
+            selector,
+            conditions,
+        }
+    }
+}
+
+/// The derived status after a pass, or none if it is what stands there already.
+#[must_use]
+pub fn after_pass(
+    current: Option<&KvClusterStatus>,
+    generation: Option<i64>,
+    selector: String,
+    summary: &Summary,
+    now: Timestamp,
+) -> Option<DerivedStatus> {
+    let current = current.map(DerivedStatus::of);
+    let count = |n: usize| i32::try_from(n).ok();
+    // While no leader is active nothing new is known, and what was committed stays committed.
+    let kept = |now: Option<DerivedStatus>| now.or_else(|| current.clone());
+    let applied = summary.applied.map(|settings| DerivedStatus {
+        write_quorum: Some(i32::from(settings.write_quorum.0)),
+        delay: Some(AppliedDelay {
+            min: format_duration(settings.delay.min),
+            max: format_duration(settings.delay.max),
+        }),
+        delay_range: Some(settings.delay.to_string()),
+        write_timeout: Some(format_duration(settings.write_timeout)),
+        ..DerivedStatus::empty()
+    });
+    let applied = kept(applied).unwrap_or_else(DerivedStatus::empty);
+    let verdicts = [
+        ("Ready", &summary.ready),
+        ("Progressing", &summary.progressing),
+        ("Degraded", &summary.degraded),
+        ("QuorumAvailable", &summary.quorum_available),
+    ];
+    let next = DerivedStatus {
+        observed_generation: generation,
+        followers: count(summary.followers),
+        ready_followers: count(summary.ready_followers),
+        followers_ready: Some(format!("{}/{}", summary.ready_followers, summary.followers)),
+        selector: Some(selector),
+        conditions: conditions(current.as_ref(), generation, &verdicts, now),
+        ..applied
+    };
+    (current.as_ref() != Some(&next)).then_some(next)
+}
+
+/// The derived status of a spec that cannot be built: what runs keeps running, and the condition says why
+/// the change is not followed. None if that stands there already.
+#[must_use]
+pub fn refused(
+    current: Option<&KvClusterStatus>,
+    generation: Option<i64>,
+    reason: &'static str,
+    message: &str,
+    now: Timestamp,
+) -> Option<DerivedStatus> {
+    let current = current.map(DerivedStatus::of);
+    let ready = Verdict::new(false, reason, message);
+    let progressing = Verdict::new(false, reason, message);
+    let degraded = Verdict::new(true, reason, message);
+    let verdicts = [("Ready", &ready), ("Progressing", &progressing), ("Degraded", &degraded)];
+    let mut next = current.clone().unwrap_or_else(DerivedStatus::empty);
+    let changed = conditions(current.as_ref(), generation, &verdicts, now);
+    next.observed_generation = generation;
+    next.conditions.retain(|old| changed.iter().all(|new| new.type_ != old.type_));
+    next.conditions.splice(0..0, changed);
+    (current.as_ref() != Some(&next)).then_some(next)
+}
+
+impl DerivedStatus {
+    fn empty() -> Self {
+        Self::of(&KvClusterStatus::default())
+    }
+}
+
+fn conditions(
+    current: Option<&DerivedStatus>,
+    generation: Option<i64>,
+    verdicts: &[(&str, &Verdict)],
+    now: Timestamp,
+) -> Vec<Condition> {
+    let since = |kind: &str, status: &str| {
+        let old = current?.conditions.iter().find(|condition| condition.type_ == kind)?;
+        (old.status == status).then(|| old.last_transition_time.clone())
+    };
+    verdicts
+        .iter()
+        .map(|(kind, verdict)| {
+            let status = if verdict.holds { "True" } else { "False" };
+            Condition {
+                type_: (*kind).to_owned(),
+                status: status.to_owned(),
+                reason: verdict.reason.to_owned(),
+                message: verdict.message.clone(),
+                observed_generation: generation,
+                // Whole seconds: that is all the API server keeps, and a finer time would differ for ever.
+                last_transition_time: since(kind, status).unwrap_or_else(|| Time(whole_seconds(now))),
+            }
+        })
+        .collect()
+}
+
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

@@ -1,0 +1,280 @@
+//! `KvCluster` to [`ValidCluster`], once; everything after this takes only the valid form.
+//!
+//! The API server has applied the rules of the CRD before, but an object may have been stored under older
+//! rules, and `local` reads manifests that no API server has seen.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{Resource, core::cel::ValidationErrors};
+use quorumkv_api::{
+    Delay, NodeId, Settings, WriteQuorum,
+    settings::{DurationError, InvalidSettings, parse_duration},
+};
+
+use crate::crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind};
+
+/// What the manager needs to know of a store, wherever it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Every node of it, in the order of preference for the first leader.
+    pub nodes: Vec<NodeId>,
+    /// The settings that shall be in force.
+    pub settings: Settings,
+    /// What to do when every recorded copy is gone.
+    pub data_loss: DataLossPolicy,
+}
+
+impl Store {
+    /// Number of followers.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        self.nodes.len().saturating_sub(1)
+    }
+}
+
+/// A KvCluster that can be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidCluster {
+    /// Its name, after which all its objects are named.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What its objects name as their owner.
+    pub owner: OwnerReference,
+    /// The generation of the spec.
+    pub generation: Option<i64>,
+    /// What the manager needs.
+    pub store: Store,
+    /// Where the nodes keep their data.
+    pub storage: ValidStorage,
+    /// What the pods are made of.
+    pub pods: PodOptions,
+}
+
+/// Where the nodes keep their data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValidStorage {
+    /// In memory.
+    Memory,
+    /// On a volume each.
+    Persistent {
+        /// Its size.
+        size: String,
+        /// Its storage class, if not the cluster's default.
+        class: Option<String>,
+    },
+}
+
+/// What the pods are made of, beyond what every node needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodOptions {
+    /// The image.
+    pub image: String,
+    /// When to pull it.
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// What to pull it with.
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Compute resources.
+    pub resources: Option<ResourceRequirements>,
+    /// Where pods may run.
+    pub node_selector: BTreeMap<String, String>,
+    /// Which taints they tolerate.
+    pub tolerations: Vec<Toleration>,
+    /// Where they prefer to run.
+    pub affinity: Option<Affinity>,
+    /// How they spread.
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Their annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a KvCluster cannot be built. Each message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidCluster {
+    /// A rule of the CRD does not hold.
+    #[error("{}", join(.0))]
+    Rule(ValidationErrors),
+    /// The number of followers is out of range.
+    #[error("followers must be 1 to 9")]
+    Followers,
+    /// A duration cannot be read.
+    #[error("{field}: {source}")]
+    Duration {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong with it.
+        source: DurationError,
+    },
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// Not built yet.
+    #[error("Persistent storage is not supported by this release: use storage.type Memory")]
+    PersistentStorage,
+    /// The object has no identity, so nothing can be owned by it.
+    #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
+    Identity,
+}
+
+fn join(errors: &ValidationErrors) -> String {
+    errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")
+}
+
+/// Checks a KvCluster that was read from an API server.
+///
+/// `default_image` is used where the spec names none.
+///
+/// # Errors
+/// See [`InvalidCluster`].
+pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster, InvalidCluster> {
+    let (Some(name), Some(namespace)) = (cluster.metadata.name.clone(), cluster.metadata.namespace.clone()) else {
+        return Err(InvalidCluster::Identity);
+    };
+    let owner = cluster.controller_owner_ref(&()).ok_or(InvalidCluster::Identity)?;
+    let followers = validate_followers(&cluster.spec)?;
+    let KvClusterSpec {
+        followers: _,
+        write_quorum: _,
+        delay: _,
+        write_timeout: _,
+        storage,
+        data_loss_policy,
+        image,
+        image_pull_policy,
+        image_pull_secrets,
+        resources,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints,
+        pod_annotations,
+    } = cluster.spec.clone();
+    let store = Store {
+        nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
+        settings: validate_settings(&cluster.spec, followers)?,
+        data_loss: data_loss_policy,
+    };
+    let storage = validate_storage(storage)?;
+    let pods = PodOptions {
+        image: image.unwrap_or_else(|| default_image.to_owned()),
+        image_pull_policy,
+        image_pull_secrets,
+        resources,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints,
+        annotations: pod_annotations,
+    };
+    Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods })
+}
+
+/// Checks a manifest that no API server has seen, for a store of local processes with these names.
+///
+/// # Errors
+/// See [`InvalidCluster`].
+pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Result<Store, InvalidCluster> {
+    cluster.validate_cel().map_err(InvalidCluster::Rule)?;
+    let followers = validate_followers(&cluster.spec)?;
+    let settings = validate_settings(&cluster.spec, followers)?;
+    validate_storage(cluster.spec.storage.clone())?;
+    let nodes = (0..=followers).map(name).collect();
+    Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy })
+}
+
+fn validate_followers(spec: &KvClusterSpec) -> Result<usize, InvalidCluster> {
+    match usize::try_from(spec.followers) {
+        Ok(followers @ 1..=9) => Ok(followers),
+        _ => Err(InvalidCluster::Followers),
+    }
+}
+
+fn validate_settings(spec: &KvClusterSpec, followers: usize) -> Result<Settings, InvalidCluster> {
+    let duration =
+        |field, text: &str| parse_duration(text).map_err(|source| InvalidCluster::Duration { field, source });
+    let DelayRange { min, max } = &spec.delay;
+    let settings = Settings {
+        write_quorum: WriteQuorum(u8::try_from(spec.write_quorum.clamp(0, 255)).expect("clamped to a byte")),
+        delay: Delay { min: duration("delay.min", min)?, max: duration("delay.max", max)? },
+        write_timeout: duration("writeTimeout", &spec.write_timeout)?,
+    };
+    settings.validate(followers)?;
+    Ok(settings)
+}
+
+/// The line that refuses Persistent goes when the node can keep its data on a volume.
+fn validate_storage(storage: Storage) -> Result<ValidStorage, InvalidCluster> {
+    let Storage { kind, size, storage_class_name } = storage;
+    match (kind, size) {
+        (StorageKind::Memory, _) => Ok(ValidStorage::Memory),
+        (StorageKind::Persistent, _) if !PERSISTENT_STORAGE => Err(InvalidCluster::PersistentStorage),
+        (StorageKind::Persistent, size) => {
+            Ok(ValidStorage::Persistent { size: size.unwrap_or_else(|| "1Gi".to_owned()), class: storage_class_name })
+        }
+    }
+}
+
+/// Whether this release's node can keep its data on a volume.
+const PERSISTENT_STORAGE: bool = false;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn cluster(spec: serde_json::Value) -> KvCluster {
+        serde_json::from_value(json!({
+            "apiVersion": "quorumkv.io/v1alpha1",
+            "kind": "KvCluster",
+            "metadata": {"name": "demo", "namespace": "default", "uid": "u1", "generation": 4},
+            "spec": spec,
+        }))
+        .expect("a KvCluster")
+    }
+
+    #[test]
+    fn a_default_spec_makes_six_nodes() {
+        let valid = validate(&cluster(json!({})), "node:1").expect("valid");
+        assert_eq!(valid.store.nodes.len(), 6);
+        assert_eq!(valid.store.nodes[5], "demo-5".into());
+        assert_eq!(valid.pods.image, "node:1");
+        assert_eq!(valid.owner.uid, "u1");
+        assert_eq!(valid.store.settings, Settings::default());
+    }
+
+    #[test]
+    fn the_spec_becomes_settings() {
+        let spec = json!({"writeQuorum": 2, "delay": {"min": "10ms", "max": "150ms"}, "writeTimeout": "2s"});
+        let settings = validate(&cluster(spec), "node:1").expect("valid").store.settings;
+        assert_eq!(settings.write_quorum, WriteQuorum(2));
+        assert_eq!(settings.delay.max, Duration::from_millis(150));
+        assert_eq!(settings.write_timeout, Duration::from_secs(2));
+    }
+
+    #[rstest]
+    #[case(json!({"followers": 10}), "followers must be 1 to 9")]
+    #[case(json!({"writeQuorum": 6}), "writeQuorum 6 is outside 1..5")]
+    #[case(json!({"writeQuorum": -3}), "writeQuorum 0 is outside 1..5")]
+    #[case(json!({"delay": {"max": "soon"}}), "delay.max: \"soon\" is not a duration")]
+    #[case(json!({"delay": {"min": "9ms", "max": "1ms"}}), "delay.min 9ms is above delay.max 1ms")]
+    #[case(json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "Persistent storage is not supported")]
+    fn what_slipped_past_the_api_server_is_refused(#[case] spec: serde_json::Value, #[case] message: &str) {
+        let error = validate(&cluster(spec), "node:1").expect_err("refused").to_string();
+        assert!(error.contains(message), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_is_held_to_the_rules_of_the_crd() {
+        let manifest = KvCluster::new("demo", serde_json::from_value(json!({"writeQuorum": 9})).expect("a spec"));
+        let error = validate_local(&manifest, |n| NodeId(format!("n{n}"))).expect_err("refused").to_string();
+        assert!(error.contains("lower writeQuorum to 5 or less"), "{error}");
+    }
+}
