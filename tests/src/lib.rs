@@ -1,1 +1,12 @@
-//! The tests.
+//! What the tests and the lab's programs are made of.
+//!
+//! [`load`] writes and reads like many clients and remembers it; [`history`] tells whether a correct store
+//! could have answered so. [`processes`] runs nodes, and the operator's local mode, as processes of this
+//! machine. [`client`] speaks to the client port, [`wait`] waits for conditions.
+
+pub mod client;
+pub mod history;
+pub mod kind;
+pub mod load;
+pub mod sim;
+pub mod wait;

@@ -1,0 +1,255 @@
+//! What the operator does, step by step, with a pause before each step in which it may crash or be overtaken.
+
+use quorumkv_api::{
+    Delay, Epoch, NodeId, SettingsPatch, WriteQuorum,
+    lab::Role,
+    peer::{FenceReply, Member, MembersRequest, NodeState, PeerAddress, PeerError, PromoteRequest},
+};
+use quorumkv_protocol::election::{self, Choice, Record};
+use rand::RngExt;
+use std::time::Duration;
+
+use super::{Event, World, node::Call};
+
+/// The record that managers share; written by compare-and-swap on its version.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedRecord {
+    pub(crate) version: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) record: Record,
+    /// A fault took more copies than the quorum covers: staying down is then right.
+    pub(crate) may_be_stuck: bool,
+}
+
+impl SharedRecord {
+    pub(crate) fn new(nodes: usize) -> Self {
+        let record = Record { nodes, members: Vec::new(), last_leader: None };
+        Self { version: 0, epoch: Epoch(0), leader: None, record, may_be_stuck: false }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Reply {
+    State(Box<NodeState>),
+    Fenced(Box<FenceReply>),
+    Done,
+    Refused(PeerError),
+}
+
+/// Where a manager is in what it does.
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Look,
+    Watch {
+        probe: usize,
+        state: Option<NodeState>,
+    },
+    Fencing {
+        seen: SharedRecord,
+        epoch: Epoch,
+        answers: Vec<FenceReply>,
+        promised: Vec<Epoch>,
+    },
+    Promoting {
+        choice: Box<Choice>,
+        epoch: Epoch,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Manager {
+    turn: u64,
+    step: Step,
+    missed_probes: u32,
+    /// Highest epoch that a node refused a fence with.
+    promised: Epoch,
+}
+
+impl World {
+    pub(crate) fn manager_turn(&mut self, manager: usize, turn: u64) {
+        if self.managers[manager].turn != turn {
+            return;
+        }
+        // A crash between any two steps: everything but the record is forgotten.
+        if !self.quiet && self.rng.random_bool(0.02) {
+            self.managers[manager] = Manager { turn, ..Manager::default() };
+        }
+        let step = std::mem::take(&mut self.managers[manager].step);
+        let after = match step {
+            Step::Look => self.look(manager),
+            Step::Watch { probe, state } => self.watch(manager, probe, state),
+            Step::Fencing { seen, epoch, answers, promised } => self.fenced(manager, seen, epoch, answers, promised),
+            Step::Promoting { choice, epoch } => self.promote(manager, *choice, epoch),
+        };
+        let manager_state = &mut self.managers[manager];
+        manager_state.turn += 1;
+        let turn = manager_state.turn;
+        self.schedule(after, Event::Manager { manager, turn });
+    }
+
+    /// Replies are gathered until the manager's next turn; a late one finds another turn and is ignored.
+    pub(crate) fn manager_reply(&mut self, manager: usize, turn: u64, node: usize, reply: Reply) {
+        let manager = &mut self.managers[manager];
+        if manager.turn != turn {
+            return;
+        }
+        match (&mut manager.step, reply) {
+            (Step::Watch { probe, state }, Reply::State(new)) if *probe == node => *state = Some(*new),
+            (Step::Fencing { answers, .. }, Reply::Fenced(fenced)) => answers.push(*fenced),
+            (Step::Fencing { promised, .. }, Reply::Refused(refusal)) => promised.push(refusal.promised),
+            _ => {}
+        }
+    }
+
+    /// A call that a manager makes; the reply belongs to its next turn.
+    fn ask(&mut self, manager: usize, node: usize, call: Call) {
+        let turn = self.managers[manager].turn + 1;
+        if self.nodes[node].cut_from_managers(self.now) || self.rng.random_bool(0.02) {
+            return;
+        }
+        let after = if self.rng.random_bool(0.03) { 400_000 } else { self.rng.random_range(100..5_000) };
+        self.schedule(after, Event::Call { node, manager, turn, call });
+    }
+
+    fn node_named(&self, name: &NodeId) -> usize {
+        self.nodes.iter().position(|node| node.name == *name).expect("all names are nodes")
+    }
+
+    fn look(&mut self, manager: usize) -> u64 {
+        let leader = self.record.leader.clone();
+        if let Some(leader) = leader {
+            let probe = self.node_named(&leader);
+            self.ask(manager, probe, Call::State);
+            self.managers[manager].step = Step::Watch { probe, state: None };
+            return 50_000;
+        }
+        self.begin_election(manager)
+    }
+
+    fn watch(&mut self, manager: usize, probe: usize, state: Option<NodeState>) -> u64 {
+        let leads = state.as_ref().is_some_and(|state| state.role == Role::Leader && state.epoch == self.record.epoch);
+        if !leads {
+            self.managers[manager].missed_probes += 1;
+            // A leader that says that it does not lead is not waited for.
+            if self.managers[manager].missed_probes > 4 || state.is_some() {
+                return self.begin_election(manager);
+            }
+            return 50_000;
+        }
+        self.managers[manager].missed_probes = 0;
+        let state = state.expect("it leads");
+        if !self.quiet && self.rng.random_bool(0.004) {
+            return self.begin_election(manager);
+        }
+        self.record_learners(&state);
+        let members = MembersRequest {
+            epoch: self.record.epoch,
+            peers: self.addresses(),
+            members: self.record.record.members.clone(),
+        };
+        if members.epoch == state.epoch {
+            self.ask(manager, probe, Call::Members(Box::new(members)));
+        }
+        if !self.quiet && self.rng.random_bool(0.1) {
+            let followers = u8::try_from(self.nodes.len() - 1).expect("few nodes");
+            let quorum = WriteQuorum(self.rng.random_range(1..=followers));
+            let max = Duration::from_millis(self.rng.random_range(0..3) * 20);
+            let delay = Delay { min: max / 2, max };
+            let patch = SettingsPatch { write_quorum: Some(quorum), delay: Some(delay), write_timeout: None };
+            self.ask(manager, probe, Call::Settings(patch));
+        }
+        100_000
+    }
+
+    /// Recorded first, counted second: in the epoch in which the leader reported it.
+    fn record_learners(&mut self, state: &NodeState) {
+        if state.epoch != self.record.epoch || self.record.leader.as_ref() != Some(&state.node) {
+            return;
+        }
+        let mut members = self.record.record.members.clone();
+        for follower in state.followers.iter().filter(|follower| follower.caught_up) {
+            let Some(storage_id) = follower.storage_id else { continue };
+            members.retain(|member| member.name != follower.node);
+            members.push(Member { name: follower.node.clone(), storage_id });
+        }
+        members.sort();
+        if members != self.record.record.members {
+            self.record.record.members = members;
+            self.record.version += 1;
+        }
+    }
+
+    fn addresses(&self) -> Vec<PeerAddress> {
+        self.nodes
+            .iter()
+            .map(|node| PeerAddress {
+                node: node.name.clone(),
+                client_url: format!("http://{}", node.name),
+                peer_url: format!("http://{}", node.name),
+            })
+            .collect()
+    }
+
+    fn begin_election(&mut self, manager: usize) -> u64 {
+        let epoch = election::next_epoch(self.record.epoch, [self.managers[manager].promised]);
+        // The compare-and-swap: this manager's view is live, so it always wins here, and others lose later.
+        self.record.epoch = epoch;
+        self.record.leader = None;
+        self.record.version += 1;
+        let seen = self.record.clone();
+        for node in 0..self.nodes.len() {
+            self.ask(manager, node, Call::Fence(epoch));
+        }
+        self.managers[manager].missed_probes = 0;
+        self.managers[manager].step = Step::Fencing { seen, epoch, answers: Vec::new(), promised: Vec::new() };
+        self.rng.random_range(20_000..300_000)
+    }
+
+    fn fenced(
+        &mut self,
+        manager: usize,
+        seen: SharedRecord,
+        epoch: Epoch,
+        answers: Vec<FenceReply>,
+        promised: Vec<Epoch>,
+    ) -> u64 {
+        for promised in promised {
+            let known = &mut self.managers[manager].promised;
+            *known = (*known).max(promised);
+        }
+        if self.record.version != seen.version {
+            return self.rng.random_range(10_000..200_000);
+        }
+        let expected: Vec<NodeId> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let Ok(choice) = election::elect(&self.record.record, &expected, &answers, &expected) else {
+            return self.rng.random_range(50_000..300_000);
+        };
+        self.record.leader = Some(choice.node.clone());
+        self.record.record.last_leader = Some(Member { name: choice.node.clone(), storage_id: choice.storage_id });
+        self.record.record.members = choice.members.clone();
+        self.record.version += 1;
+        self.managers[manager].step = Step::Promoting { choice: Box::new(choice), epoch };
+        self.rng.random_range(100..20_000)
+    }
+
+    fn promote(&mut self, manager: usize, choice: Choice, epoch: Epoch) -> u64 {
+        let followers = self.nodes.len() - 1;
+        let quorum = WriteQuorum(u8::try_from(followers.div_ceil(2)).expect("few nodes"));
+        let settings = quorumkv_api::Settings { write_quorum: quorum, ..quorumkv_api::Settings::default() };
+        let promote = PromoteRequest {
+            epoch,
+            storage_id: choice.storage_id,
+            process_id: choice.process_id,
+            peers: self.addresses(),
+            members: choice.members,
+            lease_wait_ms: u64::try_from(choice.lease_wait.as_millis()).expect("short"),
+            bootstrap: choice.bootstrap.then_some(settings),
+        };
+        let node = self.node_named(&choice.node);
+        self.ask(manager, node, Call::Promote(Box::new(promote)));
+        self.managers[manager].step = Step::Look;
+        50_000
+    }
+}

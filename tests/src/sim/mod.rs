@@ -1,0 +1,289 @@
+//! A whole store under virtual time: the real core on simulated nodes, network, disks, managers and clients.
+//!
+//! One seed decides everything: who is slow, what is lost, who crashes and when, what clients do. After
+//! every event the invariants of [`checks`] are tested; a run that breaks one prints the seed that replays it.
+//!
+//! [`World`] owns the clock and the queue of events. [`node`] carries out a core's effects, as the real shell
+//! does; [`network`] has streams that keep order until they break, and calls that may be lost; [`manager`]
+//! does what the operator does, and may crash between any two steps; [`faults`] makes trouble.
+
+mod checks;
+mod faults;
+mod manager;
+mod network;
+mod node;
+
+use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap, fmt, time::Duration};
+
+use quorumkv_api::NodeId;
+use quorumkv_protocol::{Limits, StreamId, Ticket};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use checks::Checks;
+use faults::Fault;
+use manager::{Manager, Reply, SharedRecord};
+use network::{Stream, Wire};
+use node::{Call, ClientWrite, SimNode};
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// Followers plus one.
+    pub nodes: usize,
+    /// Whether a crashed node keeps what storage had confirmed.
+    pub persistent: bool,
+    /// How long faults go on, in virtual time.
+    pub duration: Duration,
+    /// Mean time between faults, in virtual time.
+    pub fault_every: Duration,
+    /// Managers at work at the same time; more than one must be safe.
+    pub managers: usize,
+    /// Bounds of each node; small ones exercise snapshots.
+    pub limits: Limits,
+}
+
+impl Plan {
+    /// A plan in which the seed also decides the shape of the run.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+        Self {
+            seed,
+            nodes: *[3_usize, 4, 6, 6, 6].get(rng.random_range(0..5)).expect("five choices"),
+            persistent: rng.random_bool(0.5),
+            duration: Duration::from_secs(20),
+            fault_every: Duration::from_millis(rng.random_range(150..2000)),
+            managers: rng.random_range(1..=2),
+            limits: Limits {
+                retain_bytes: usize::MAX,
+                retain_entries: rng.random_range(3..200),
+                max_message_bytes: rng.random_range(100..4000),
+                max_in_flight: rng.random_range(1..6),
+            },
+        }
+    }
+}
+
+/// What a run amounted to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Writes answered with success.
+    pub acknowledged: usize,
+    /// Writes answered otherwise, or never.
+    pub unknown: usize,
+    /// Linearizable reads.
+    pub reads: usize,
+    /// Leaders that became active.
+    pub leaders: usize,
+    /// Crashes of nodes.
+    pub crashes: usize,
+    /// Copies lost.
+    pub losses: usize,
+    /// Snapshots installed.
+    pub snapshots: usize,
+    /// Settings entries committed.
+    pub settings_changes: usize,
+    /// Whether the store served again once the faults had ended.
+    pub recovered: bool,
+    /// A hash over every event, equal for equal runs.
+    pub trace: u64,
+}
+
+/// An invariant does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// What does not hold.
+    pub what: String,
+    /// The seed that replays it.
+    pub seed: u64,
+    /// Virtual time, in microseconds.
+    pub at: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at {} us; replay with SEED={})", self.what, self.at, self.seed)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Deliver { stream: StreamId, to_leader: bool, wire: Wire },
+    StreamClosed { stream: StreamId, at_leader: bool },
+    Dial { from: usize, process: u64, peer: NodeId },
+    Persisted { node: usize, process: u64, ticket: Ticket },
+    Wake { node: usize, process: u64 },
+    Call { node: usize, manager: usize, turn: u64, call: Call },
+    Reply { manager: usize, turn: u64, node: usize, reply: Box<Reply> },
+    Manager { manager: usize, turn: u64 },
+    Client { client: usize },
+    Fault(Fault),
+    NextFault,
+}
+
+#[derive(Debug)]
+struct Queued {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Everything there is.
+pub struct World {
+    pub(crate) plan: Plan,
+    pub(crate) rng: StdRng,
+    pub(crate) now: u64,
+    queue: BinaryHeap<Reverse<Queued>>,
+    order: u64,
+    pub(crate) nodes: Vec<SimNode>,
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) cut: Vec<Vec<bool>>,
+    pub(crate) record: SharedRecord,
+    pub(crate) managers: Vec<Manager>,
+    pub(crate) checks: Checks,
+    pub(crate) outcome: Outcome,
+    pub(crate) quiet: bool,
+    next_id: u64,
+}
+
+const CLIENTS: usize = 4;
+const SETTLING: Duration = Duration::from_secs(30);
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let nodes = plan.nodes;
+        let mut world = Self {
+            rng: StdRng::seed_from_u64(plan.seed),
+            now: 0,
+            queue: BinaryHeap::new(),
+            order: 0,
+            nodes: Vec::new(),
+            streams: BTreeMap::new(),
+            cut: vec![vec![false; nodes]; nodes],
+            record: SharedRecord::new(nodes),
+            managers: Vec::new(),
+            checks: Checks::default(),
+            outcome: Outcome::default(),
+            quiet: false,
+            next_id: 0,
+            plan,
+        };
+        for index in 0..nodes {
+            let node = SimNode::new(&mut world, index);
+            world.nodes.push(node);
+        }
+        for manager in 0..world.plan.managers {
+            world.managers.push(Manager::default());
+            let after = world.rng.random_range(0..50_000);
+            world.schedule(after, Event::Manager { manager, turn: 0 });
+        }
+        for client in 0..CLIENTS {
+            world.schedule(200_000, Event::Client { client });
+        }
+        world.schedule(500_000, Event::NextFault);
+        world
+    }
+
+    pub(crate) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(crate) fn schedule(&mut self, after: u64, event: Event) {
+        self.order += 1;
+        self.queue.push(Reverse(Queued { at: self.now + after, order: self.order, event }));
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Deliver { stream, to_leader, wire } => self.deliver(stream, to_leader, wire),
+            Event::StreamClosed { stream, at_leader } => self.stream_closed(stream, at_leader),
+            Event::Dial { from, process, peer } => {
+                self.dial(from, process, &peer);
+                Ok(())
+            }
+            Event::Persisted { node, process, ticket } => self.persisted(node, process, ticket),
+            Event::Wake { node, process } => self.wake(node, process),
+            Event::Call { node, manager, turn, call } => self.call(node, manager, turn, call),
+            Event::Reply { manager, turn, node, reply } => {
+                self.manager_reply(manager, turn, node, *reply);
+                Ok(())
+            }
+            Event::Manager { manager, turn } => {
+                self.manager_turn(manager, turn);
+                Ok(())
+            }
+            Event::Client { client } => self.client(client),
+            Event::Fault(fault) => self.fault(fault),
+            Event::NextFault => {
+                self.next_fault();
+                Ok(())
+            }
+        }
+    }
+
+    /// A client does one thing with one node, then waits.
+    fn client(&mut self, client: usize) -> Result<(), String> {
+        let after = self.rng.random_range(500..20_000);
+        if !self.quiet {
+            self.schedule(after, Event::Client { client });
+        }
+        let node = self.rng.random_range(0..self.nodes.len());
+        if self.rng.random_bool(0.3) {
+            return self.read(node);
+        }
+        let key = self.rng.random_range(0..8_u8);
+        let write = ClientWrite { key, value: self.id() };
+        self.propose(node, write)
+    }
+
+    fn run(mut self) -> Result<Outcome, Violation> {
+        let faults_end = u64::try_from(self.plan.duration.as_micros()).unwrap_or(u64::MAX);
+        let end = faults_end + u64::try_from(SETTLING.as_micros()).unwrap_or(u64::MAX);
+        let mut healed = false;
+        while let Some(Reverse(Queued { at, order, event })) = self.queue.pop() {
+            if at > end {
+                break;
+            }
+            self.now = at;
+            if !healed && at >= faults_end {
+                healed = true;
+                self.heal();
+            }
+            self.outcome.trace = self.outcome.trace.rotate_left(5) ^ at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ order;
+            let result = self.handle(event);
+            result.map_err(|what| Violation { what, seed: self.plan.seed, at: self.now })?;
+        }
+        self.check_end().map_err(|what| Violation { what, seed: self.plan.seed, at: self.now })?;
+        Ok(self.outcome)
+    }
+}
+
+/// Runs one plan.
+///
+/// # Errors
+/// The first invariant that does not hold.
+pub fn run(plan: Plan) -> Result<Outcome, Violation> {
+    World::new(plan).run()
+}

@@ -1,0 +1,46 @@
+//! The real core under virtual time, faults and several managers: see `quorumkv_tests::sim`.
+
+use quorumkv_tests::sim::{self, Outcome, Plan};
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, count) => 1..count.unwrap_or(1000) + 1,
+    }
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    let mut sum = Outcome::default();
+    let (mut runs, mut recovered) = (0, 0);
+    for seed in seeds() {
+        let outcome = sim::run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        runs += 1;
+        recovered += usize::from(outcome.recovered);
+        sum.acknowledged += outcome.acknowledged;
+        sum.unknown += outcome.unknown;
+        sum.reads += outcome.reads;
+        sum.leaders += outcome.leaders;
+        sum.crashes += outcome.crashes;
+        sum.losses += outcome.losses;
+        sum.snapshots += outcome.snapshots;
+        sum.settings_changes += outcome.settings_changes;
+    }
+    println!("{runs} runs, {recovered} served again after the faults: {sum:?}");
+    assert_eq!(recovered, runs, "every run recovers once its faults end");
+    // A run in which little happens proves little.
+    if runs >= 100 {
+        assert!(sum.acknowledged > runs * 20, "{sum:?}");
+        assert!(sum.reads > runs && sum.leaders > runs && sum.snapshots > runs / 2, "{sum:?}");
+        assert!(sum.settings_changes > runs && sum.losses > runs, "{sum:?}");
+    }
+}
+
+#[test]
+fn a_seed_replays_to_the_same_trace() {
+    for seed in [3, 17, 92] {
+        let run = || sim::run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        assert_eq!(run(), run());
+    }
+}
