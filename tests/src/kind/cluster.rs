@@ -1,0 +1,233 @@
+//! Makes the cluster, and installs into it what this checkout builds.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+
+use super::command::{Command, CommandError};
+
+/// The first time, programs and the image of the cluster's node are built.
+const UP_LIMIT: Duration = Duration::from_mins(40);
+/// Optimized static programs, from nothing.
+const BUILD_LIMIT: Duration = Duration::from_mins(30);
+const HELM_LIMIT: Duration = Duration::from_mins(4);
+
+/// A kind cluster, with a kubeconfig of its own.
+#[derive(Clone)]
+pub struct Kind {
+    name: String,
+    root: PathBuf,
+    tools: PathBuf,
+    kubeconfig: PathBuf,
+    /// Speaks to its API server.
+    pub client: Client,
+}
+
+/// Names of the images that were loaded.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Repository and tag of the operator's.
+    pub operator: Image,
+    /// Repository and tag of the nodes'.
+    pub node: Image,
+}
+
+/// An image's name in its two parts, as charts want them.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// What stands before the colon.
+    pub repository: String,
+    /// What stands behind it.
+    pub tag: String,
+}
+
+impl std::fmt::Display for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.repository, self.tag)
+    }
+}
+
+impl Kind {
+    /// Creates the cluster, or takes over the one of that name if it is there and healthy.
+    ///
+    /// # Errors
+    /// When a program that is needed cannot be had, or the cluster does not come up.
+    pub async fn up(name: &str) -> anyhow::Result<Self> {
+        let root = repository();
+        let scripts = root.join("tests/cluster");
+        let state = cache()?.join("e2e").join(name);
+        std::fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
+        let kubeconfig = state.join("kubeconfig");
+        Command::new(scripts.join("tools.sh")).args(["kubectl", "helm", "kind"]).within(UP_LIMIT).output().await?;
+        Command::new(scripts.join("cluster.sh"))
+            .args(["up", "--name", name, "--kubeconfig"])
+            .arg(&kubeconfig)
+            .within(UP_LIMIT)
+            .output()
+            .await?;
+        let client = connect(&kubeconfig).await?;
+        Ok(Self { name: name.to_owned(), root, tools: cache()?.join("bin"), kubeconfig, client })
+    }
+
+    /// Builds the images of this checkout and puts them onto the cluster's node. With `binaries`, from the
+    /// static programs in that folder, as they are.
+    ///
+    /// # Errors
+    /// When the build or the loading fails.
+    pub async fn load_images(&self, binaries: Option<&Path>) -> anyhow::Result<Images> {
+        let script = || Command::new(self.root.join("tests/cluster/image.sh")).within(BUILD_LIMIT);
+        let from = |command: Command| match binaries {
+            Some(folder) => command.arg("--binaries").arg(folder),
+            None => command,
+        };
+        let context = script().arg("--context-only");
+        from(if binaries.is_none() { context.arg("--build") } else { context }).output().await?;
+        // The tag names the contents: what runs an older build in a cluster that was kept is replaced.
+        let built = self.root.join("dist/image");
+        let sums = Command::new("sha256sum")
+            .args(["quorumkv-node", "quorumkv-operator"].map(|program| built.join(program)))
+            .output()
+            .await?;
+        let tag = tag(&sums);
+        let images = Images {
+            operator: Image { repository: "localhost/quorumkv-operator".to_owned(), tag: tag.clone() },
+            node: Image { repository: "localhost/quorumkv-node".to_owned(), tag },
+        };
+        let archive = self.root.join("dist/e2e-images.tar");
+        from(script())
+            .arg("--archive")
+            .arg(&archive)
+            .args(["--operator", &images.operator.to_string(), "--node", &images.node.to_string()])
+            .output()
+            .await?;
+        Command::new(self.root.join("tests/cluster/cluster.sh"))
+            .args(["load", "--name", &self.name])
+            .arg(&archive)
+            .output()
+            .await?;
+        std::fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
+        Ok(images)
+    }
+
+    /// Installs the chart of this checkout, or upgrades to it, and waits until it is up.
+    ///
+    /// # Errors
+    /// When helm says so.
+    pub async fn install(&self, release: &str, namespace: &str, images: &Images) -> Result<String, CommandError> {
+        let Images { operator, node } = images;
+        self.helm(["upgrade", "--install", release])
+            .arg(self.root.join("charts/quorumkv"))
+            .args(["--namespace", namespace, "--wait", "--timeout", "3m"])
+            .args(["--set", &format!("image.repository={},image.tag={}", operator.repository, operator.tag)])
+            .args(["--set", &format!("nodeImage.repository={},nodeImage.tag={}", node.repository, node.tag)])
+            .output()
+            .await
+    }
+
+    /// `helm` with this cluster, ready to run.
+    #[must_use]
+    pub fn helm<Argument: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = Argument>) -> Command {
+        Command::new(self.tools.join("helm"))
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments)
+            .within(HELM_LIMIT)
+    }
+
+    /// `kubectl` with this cluster, ready to run.
+    #[must_use]
+    pub fn kubectl<Argument: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = Argument>) -> Command {
+        Command::new(self.tools.join("kubectl")).arg("--kubeconfig").arg(&self.kubeconfig).args(arguments)
+    }
+
+    /// `kubectl apply` of one manifest.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn apply(&self, manifest: &Value) -> Result<String, CommandError> {
+        self.kubectl(["apply", "--filename", "-"]).input(manifest.to_string()).output().await
+    }
+
+    /// Makes a namespace that enforces the strictest Pod Security standard.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn create_restricted_namespace(&self, name: &str) -> Result<String, CommandError> {
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }))
+        .await
+    }
+
+    /// Deletes namespaces with all that is in them, and waits until they are gone.
+    ///
+    /// # Errors
+    /// When they do not go away.
+    pub async fn delete_namespaces(&self, names: &[&str]) -> Result<String, CommandError> {
+        self.kubectl(["delete", "namespace", "--ignore-not-found", "--wait", "--timeout=2m"])
+            .args(names)
+            .within(Duration::from_secs(130))
+            .output()
+            .await
+    }
+
+    /// Deletes the cluster.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub async fn down(&self) -> Result<(), CommandError> {
+        Command::new(self.root.join("tests/cluster/cluster.sh"))
+            .args(["down", "--name", &self.name])
+            .within(Duration::from_mins(2))
+            .output()
+            .await?;
+        Ok(())
+    }
+}
+
+async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    // Tests say themselves what may be tried again, and for how long.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the repository").to_owned()
+}
+
+/// The folder that the scripts in tests/cluster use too.
+fn cache() -> anyhow::Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+        _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    Ok(base.join("quorumkv"))
+}
+
+/// A tag from what `sha256sum` says of the programs: the first digits of each.
+fn tag(sums: &str) -> String {
+    let digits = sums.lines().map(|line| line.chars().take(6).collect::<String>());
+    format!("e2e-{}", digits.collect::<Vec<_>>().join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_makes_another_tag() {
+        assert_eq!(tag("0123456789abcdef  node\nfedcba9876543210  operator\n"), "e2e-012345-fedcba");
+    }
+}
