@@ -8,5 +8,4 @@ pub mod client;
 pub mod history;
 pub mod kind;
 pub mod load;
-pub mod sim;
 pub mod wait;

@@ -9,7 +9,10 @@ use quorumkv_protocol::election::{self, Choice, Record};
 use rand::RngExt;
 use std::time::Duration;
 
-use super::{Event, World, node::Call};
+use crate::{
+    node::Call,
+    world::{Event, World},
+};
 
 /// The record that managers share; written by compare-and-swap on its version.
 #[derive(Debug, Clone)]

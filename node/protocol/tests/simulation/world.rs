@@ -1,17 +1,4 @@
-//! A whole store under virtual time: the real core on simulated nodes, network, disks, managers and clients.
-//!
-//! One seed decides everything: who is slow, what is lost, who crashes and when, what clients do. After
-//! every event the invariants of [`checks`] are tested; a run that breaks one prints the seed that replays it.
-//!
-//! [`World`] owns the clock and the queue of events. [`node`] carries out a core's effects, as the real shell
-//! does; [`network`] has streams that keep order until they break, and calls that may be lost; [`manager`]
-//! does what the operator does, and may crash between any two steps; [`faults`] makes trouble.
-
-mod checks;
-mod faults;
-mod manager;
-mod network;
-mod node;
+//! The clock, the queue of events, and what a run is made of.
 
 use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap, fmt, time::Duration};
 
@@ -19,35 +6,37 @@ use quorumkv_api::NodeId;
 use quorumkv_protocol::{Limits, StreamId, Ticket};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use checks::Checks;
-use faults::Fault;
-use manager::{Manager, Reply, SharedRecord};
-use network::{Stream, Wire};
-use node::{Call, ClientWrite, SimNode};
+use crate::{
+    checks::Checks,
+    faults::Fault,
+    manager::{Manager, Reply, SharedRecord},
+    network::{Stream, Wire},
+    node::{Call, ClientWrite, SimNode},
+};
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Decides everything.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Followers plus one.
-    pub nodes: usize,
+    pub(crate) nodes: usize,
     /// Whether a crashed node keeps what storage had confirmed.
-    pub persistent: bool,
+    pub(crate) persistent: bool,
     /// How long faults go on, in virtual time.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// Mean time between faults, in virtual time.
-    pub fault_every: Duration,
+    pub(crate) fault_every: Duration,
     /// Managers at work at the same time; more than one must be safe.
-    pub managers: usize,
+    pub(crate) managers: usize,
     /// Bounds of each node; small ones exercise snapshots.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 impl Plan {
     /// A plan in which the seed also decides the shape of the run.
     #[must_use]
-    pub fn from_seed(seed: u64) -> Self {
+    pub(crate) fn from_seed(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
         Self {
             seed,
@@ -68,38 +57,38 @@ impl Plan {
 
 /// What a run amounted to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Writes answered with success.
-    pub acknowledged: usize,
+    pub(crate) acknowledged: usize,
     /// Writes answered otherwise, or never.
-    pub unknown: usize,
+    pub(crate) unknown: usize,
     /// Linearizable reads.
-    pub reads: usize,
+    pub(crate) reads: usize,
     /// Leaders that became active.
-    pub leaders: usize,
+    pub(crate) leaders: usize,
     /// Crashes of nodes.
-    pub crashes: usize,
+    pub(crate) crashes: usize,
     /// Copies lost.
-    pub losses: usize,
+    pub(crate) losses: usize,
     /// Snapshots installed.
-    pub snapshots: usize,
+    pub(crate) snapshots: usize,
     /// Settings entries committed.
-    pub settings_changes: usize,
+    pub(crate) settings_changes: usize,
     /// Whether the store served again once the faults had ended.
-    pub recovered: bool,
+    pub(crate) recovered: bool,
     /// A hash over every event, equal for equal runs.
-    pub trace: u64,
+    pub(crate) trace: u64,
 }
 
 /// An invariant does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// What does not hold.
-    pub what: String,
+    pub(crate) what: String,
     /// The seed that replays it.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Virtual time, in microseconds.
-    pub at: u64,
+    pub(crate) at: u64,
 }
 
 impl fmt::Display for Violation {
@@ -150,7 +139,7 @@ impl Ord for Queued {
 }
 
 /// Everything there is.
-pub struct World {
+pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) rng: StdRng,
     pub(crate) now: u64,
@@ -284,6 +273,6 @@ impl World {
 ///
 /// # Errors
 /// The first invariant that does not hold.
-pub fn run(plan: Plan) -> Result<Outcome, Violation> {
+pub(crate) fn run(plan: Plan) -> Result<Outcome, Violation> {
     World::new(plan).run()
 }

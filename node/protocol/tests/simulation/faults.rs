@@ -2,7 +2,10 @@
 
 use rand::RngExt;
 
-use super::{Event, World, node::SimNode};
+use crate::{
+    node::SimNode,
+    world::{Event, World},
+};
 
 #[derive(Debug)]
 pub(crate) enum Fault {

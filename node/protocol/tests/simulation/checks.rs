@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quorumkv_api::{Epoch, NodeId, Seq, lab::Role};
 use quorumkv_protocol::{Entry, Operation};
 
-use super::World;
+use crate::world::World;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checks {

@@ -7,7 +7,7 @@ use quorumkv_api::{Epoch, NodeId, Seq};
 use quorumkv_protocol::{FollowerMessage, Hello, Input, LeaderMessage, SnapshotMeta, StreamId};
 use rand::RngExt;
 
-use super::{Event, World};
+use crate::world::{Event, World};
 
 pub(crate) type State = BTreeMap<Bytes, (Seq, Bytes)>;
 

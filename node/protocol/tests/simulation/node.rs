@@ -14,10 +14,10 @@ use quorumkv_protocol::{
 };
 use rand::RngExt;
 
-use super::{
-    Event, World,
+use crate::{
     manager::Reply,
     network::{State, Wire},
+    world::{Event, World},
 };
 
 /// A call of a manager.

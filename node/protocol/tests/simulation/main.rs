@@ -1,6 +1,20 @@
-//! The real core under virtual time, faults and several managers: see `quorumkv_tests::sim`.
+//! A whole store under virtual time: the real core on simulated nodes, network, disks, managers and clients.
+//!
+//! One seed decides everything: who is slow, what is lost, who crashes and when, what clients do. After
+//! every event the invariants of [`checks`] are tested; a run that breaks one prints the seed that replays it.
+//!
+//! [`world::World`] owns the clock and the queue of events. [`node`] carries out a core's effects, as the real shell
+//! does; [`network`] has streams that keep order until they break, and calls that may be lost; [`manager`]
+//! does what the operator does, and may crash between any two steps; [`faults`] makes trouble.
 
-use quorumkv_tests::sim::{self, Outcome, Plan};
+mod checks;
+mod faults;
+mod manager;
+mod network;
+mod node;
+mod world;
+
+use world::{Outcome, Plan, run};
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
@@ -15,7 +29,7 @@ fn no_seed_breaks_an_invariant() {
     let mut sum = Outcome::default();
     let (mut runs, mut recovered) = (0, 0);
     for seed in seeds() {
-        let outcome = sim::run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        let outcome = run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
         runs += 1;
         recovered += usize::from(outcome.recovered);
         sum.acknowledged += outcome.acknowledged;
@@ -40,7 +54,7 @@ fn no_seed_breaks_an_invariant() {
 #[test]
 fn a_seed_replays_to_the_same_trace() {
     for seed in [3, 17, 92] {
-        let run = || sim::run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
-        assert_eq!(run(), run());
+        let replay = || run(Plan::from_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        assert_eq!(replay(), replay());
     }
 }
