@@ -1,0 +1,148 @@
+//! Answers that are no success: on every route JSON, on the client port [`ErrorReply`], on the peer port
+//! [`PeerError`].
+
+use std::any::Any;
+
+use axum::{
+    Json,
+    extract::rejection::BytesRejection,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use quorumkv_api::{
+    Epoch, MAX_BODY_BYTES,
+    lab::ErrorReply,
+    peer::{PeerError, Refusal},
+};
+use serde::Deserialize;
+use tracing::error;
+
+/// An error of the client port.
+#[derive(Debug)]
+pub struct ApiError {
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: ErrorReply,
+}
+
+impl ApiError {
+    /// An error with nothing but a text.
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: ErrorReply { error: error.into(), ..ErrorReply::default() } }
+    }
+
+    /// 400: the request says something that is not allowed.
+    pub fn bad_request(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// 503: not now.
+    pub fn unavailable(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+
+    /// 403: go to the leader.
+    pub fn at_the_leader(error: impl Into<String>, leader: Option<String>) -> Self {
+        let body = ErrorReply { error: error.into(), leader: Some(leader), replicas: None };
+        Self { status: StatusCode::FORBIDDEN, body }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<PeerError> for ApiError {
+    fn from(refusal: PeerError) -> Self {
+        Self::new(status_of(refusal.reason), refusal.error)
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(status, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
+            }
+            status => Self::new(status, format!("the body cannot be read: {}", rejection.body_text())),
+        }
+    }
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// 400 that says what is wrong and where.
+pub fn parse_object<'a, Body: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<Body, ApiError> {
+    // serde would also take an array for a struct.
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    match first {
+        Some(b'{') => {}
+        None => return Err(ApiError::bad_request(format!("the body is empty; send a JSON object such as {example}"))),
+        Some(_) => return Err(ApiError::bad_request(format!("the body must be a JSON object such as {example}"))),
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let problem = if error.is_data() { "the body does not fit" } else { "the body is not valid JSON" };
+        ApiError::bad_request(format!("{problem}: {error}"))
+    })
+}
+
+/// An error of the peer port.
+#[derive(Debug)]
+pub struct PeerRefusal(pub StatusCode, pub PeerError);
+
+impl From<PeerError> for PeerRefusal {
+    fn from(refusal: PeerError) -> Self {
+        Self(status_of(refusal.reason), refusal)
+    }
+}
+
+impl From<ApiError> for PeerRefusal {
+    fn from(error: ApiError) -> Self {
+        let reason = match error.status {
+            StatusCode::UNAUTHORIZED => Refusal::Unauthorized,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INTERNAL_SERVER_ERROR => Refusal::Unavailable,
+            _ => Refusal::Invalid,
+        };
+        Self(error.status, PeerError { error: error.body.error, reason, promised: Epoch(0) })
+    }
+}
+
+impl From<BytesRejection> for PeerRefusal {
+    fn from(rejection: BytesRejection) -> Self {
+        ApiError::from(rejection).into()
+    }
+}
+
+impl IntoResponse for PeerRefusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+fn status_of(reason: Refusal) -> StatusCode {
+    match reason {
+        Refusal::Invalid => StatusCode::BAD_REQUEST,
+        Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
+        Refusal::NotLeader => StatusCode::FORBIDDEN,
+        Refusal::StaleEpoch
+        | Refusal::OtherLeader
+        | Refusal::OtherStorage
+        | Refusal::OtherProcess
+        | Refusal::LogMismatch
+        | Refusal::NotNow => StatusCode::CONFLICT,
+        Refusal::QuorumNotReached => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::LeadershipLost | Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The answer in place of a handler that panicked; both ports' clients can read it.
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    error!(panic = text, "a request handler panicked");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the node's log says more").into_response()
+}

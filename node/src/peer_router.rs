@@ -1,0 +1,142 @@
+//! The peer port: control by a manager, and the replication stream.
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, Query, Request, State, rejection::BytesRejection, rejection::QueryRejection},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{get, post, put},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use quorumkv_api::{
+    Epoch, MAX_BODY_BYTES, SettingsPatch,
+    peer::{FenceReply, FenceRequest, MembersRequest, NodeState, PromoteRequest, SettingsReply},
+};
+use serde::Deserialize;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::warn;
+
+use crate::{
+    answer::{ApiError, PeerRefusal, panicked, parse_object},
+    auth::Token,
+    handle::DriverHandle,
+    recover::{self, RecoverQuery},
+    transport::{self, PROTOCOL},
+};
+
+/// What handlers need.
+#[derive(Debug, Clone)]
+pub struct PeerPort {
+    /// The node.
+    pub driver: DriverHandle,
+    /// Required on every route.
+    pub token: Token,
+}
+
+/// The peer port's routes.
+pub fn router(port: PeerPort) -> Router {
+    Router::new()
+        .route("/state", get(state))
+        .route("/fence", post(fence))
+        .route("/promote", post(promote))
+        .route("/members", put(members))
+        .route("/settings", put(settings))
+        .route("/stream", get(stream))
+        .route("/recover", get(recover))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(port.clone(), authorized))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(port)
+}
+
+async fn authorized(State(port): State<PeerPort>, request: Request, next: Next) -> Result<Response, PeerRefusal> {
+    port.token.check(request.headers())?;
+    Ok(next.run(request).await)
+}
+
+type BodyBytes = Result<Bytes, BytesRejection>;
+
+fn parse<Body: for<'a> Deserialize<'a>>(body: BodyBytes, example: &str) -> Result<Body, PeerRefusal> {
+    Ok(parse_object(&body?, example)?)
+}
+
+/// No honest manager gets there, and the epochs after it would not fit a number any more.
+fn checked_epoch(epoch: Epoch) -> Result<Epoch, PeerRefusal> {
+    if epoch.0 >= 1 << 53 {
+        return Err(ApiError::bad_request(format!("epoch {epoch} is not below {}", 1_u64 << 53)).into());
+    }
+    Ok(epoch)
+}
+
+async fn state(State(port): State<PeerPort>) -> Result<Json<NodeState>, PeerRefusal> {
+    let inspection = port.driver.inspect().await.map_err(quorumkv_api::peer::PeerError::from)?;
+    Ok(Json(inspection.state))
+}
+
+async fn fence(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<FenceReply>, PeerRefusal> {
+    let FenceRequest { epoch } = parse(body, r#"{"epoch":1}"#)?;
+    Ok(Json(port.driver.fence(checked_epoch(epoch)?).await?))
+}
+
+async fn promote(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<NodeState>, PeerRefusal> {
+    let promote: PromoteRequest =
+        parse(body, r#"{"epoch":1,"storageId":…,"processId":…,"peers":[…],"members":[…],"leaseWaitMs":0}"#)?;
+    Ok(Json(port.driver.promote(promote).await?))
+}
+
+async fn members(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<NodeState>, PeerRefusal> {
+    let members: MembersRequest = parse(body, r#"{"epoch":1,"peers":[…],"members":[…]}"#)?;
+    Ok(Json(port.driver.members(members).await?))
+}
+
+async fn settings(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<SettingsReply>, PeerRefusal> {
+    let patch: SettingsPatch = parse(body, r#"{"writeQuorum":3,"delay":{"min":"10ms","max":"150ms"}}"#)?;
+    Ok(Json(port.driver.change_settings(patch).await?))
+}
+
+async fn recover(
+    State(port): State<PeerPort>,
+    query: Result<Query<RecoverQuery>, QueryRejection>,
+) -> Result<Response, PeerRefusal> {
+    let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let recovery = port.driver.recover(query.epoch, query.process_id).await?;
+    let body = Body::from_stream(recover::frames(recovery));
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
+}
+
+async fn stream(State(port): State<PeerPort>, mut request: Request) -> Result<Response, PeerRefusal> {
+    let asked = request.headers().get(header::UPGRADE).is_some_and(|value| value == PROTOCOL);
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asked);
+    let Some(upgrade) = upgrade else {
+        let text = format!("/stream needs the header Upgrade: {PROTOCOL}");
+        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, text).into());
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => transport::serve(port.driver, TokioIo::new(upgraded)).await,
+            Err(error) => warn!(%error, "a leader went away while it opened a stream"),
+        }
+    });
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static(PROTOCOL)),
+    ];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+async fn unknown_route(uri: Uri) -> PeerRefusal {
+    let routes = "/state, /fence, /promote, /members, /settings, /stream, /recover";
+    ApiError::new(StatusCode::NOT_FOUND, format!("no such route: {}; there are {routes}", uri.path())).into()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> PeerRefusal {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path())).into()
+}
+
+#[cfg(test)]
+mod tests;

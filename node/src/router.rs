@@ -1,0 +1,143 @@
+//! The client port: the HTTP API of the lab.
+//!
+//! Reads go straight to the store; writes pass the driver. Every answer that is no success is JSON.
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    http::{HeaderMap, Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use quorumkv_api::{
+    MAX_BODY_BYTES, MAX_KEY_BYTES,
+    lab::{ReplicateReply, Role, SetReply, SetRequest},
+};
+use quorumkv_protocol::{ReplyBody, WriteOutcome};
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    answer::{ApiError, panicked, parse_object},
+    auth::Token,
+    handle::{DriverHandle, PeerRequest},
+};
+
+mod reads;
+mod replicate;
+mod status;
+
+const SET_EXAMPLE: &str = r#"{"key":"name","value":"any JSON"}"#;
+
+/// What handlers need.
+#[derive(Debug, Clone)]
+pub struct ClientPort {
+    /// The node.
+    pub driver: DriverHandle,
+    /// Required on `POST /replicate`.
+    pub token: Token,
+}
+
+/// The client port's routes.
+pub fn router(port: ClientPort) -> Router {
+    Router::new()
+        .route("/set", post(set))
+        .route("/get/", get(reads::get_without_key))
+        .route("/get/{*key}", get(reads::get))
+        .route("/get_all", get(reads::get_all))
+        .route("/status", get(status::status))
+        .route("/health", get(health))
+        .route("/readyz", get(readyz))
+        .route("/replicate", post(replicate))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(port)
+}
+
+async fn set(State(port): State<ClientPort>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    let body = body?;
+    let request: SetRequest<'_> = parse_object(&body, SET_EXAMPLE)?;
+    let key = checked_key(&request.key)?;
+    // Copies: the body is a slice of the connection's buffer, which the log must not keep.
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let value = Bytes::copy_from_slice(request.value.get().as_bytes());
+    match port.driver.write(key, value).await {
+        WriteOutcome::Committed { version, replicas, .. } => {
+            Ok(Json(SetReply { success: true, replicas, version }).into_response())
+        }
+        failed => Err(write_error(&port.driver, failed)),
+    }
+}
+
+fn write_error(driver: &DriverHandle, outcome: WriteOutcome) -> ApiError {
+    match outcome {
+        WriteOutcome::NotLeader => {
+            ApiError::at_the_leader("Only leader accepts writes", driver.view.borrow().leader_url.clone())
+        }
+        WriteOutcome::QuorumNotReached { replicas } => {
+            let mut error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "Quorum not reached");
+            error.body.replicas = Some(replicas);
+            error
+        }
+        WriteOutcome::NotActive => ApiError::unavailable("The leader is not active yet; nothing was written"),
+        WriteOutcome::LeadershipLost => {
+            ApiError::unavailable("Leadership was lost before the quorum confirmed; the write may still commit")
+        }
+        WriteOutcome::Stopping => ApiError::unavailable("The node is stopping"),
+        WriteOutcome::Committed { .. } => unreachable!("a committed write is no error"),
+    }
+}
+
+/// The rules of a key, wherever it comes from.
+fn checked_key(key: &str) -> Result<&str, ApiError> {
+    match key.len() {
+        0 => Err(ApiError::bad_request(format!("the key is empty; a key has 1..{MAX_KEY_BYTES} bytes"))),
+        1..=MAX_KEY_BYTES => Ok(key),
+        bytes => Err(ApiError::bad_request(format!("the key has {bytes} bytes; a key has 1..{MAX_KEY_BYTES} bytes"))),
+    }
+}
+
+async fn replicate(
+    State(port): State<ClientPort>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<ReplicateReply>, ApiError> {
+    port.token.check(&headers)?;
+    let (leader, append) = replicate::parse(&body?)?;
+    match port.driver.request(PeerRequest::Replicate { leader, append }).await? {
+        ReplyBody::Replicated(match_seq) => Ok(Json(ReplicateReply { success: true, match_seq })),
+        other => unreachable!("a replication is answered by {other:?}"),
+    }
+}
+
+async fn health(State(port): State<ClientPort>) -> Response {
+    let role = port.driver.view.borrow().role;
+    Json(json!({"status": "healthy", "role": role})).into_response()
+}
+
+async fn readyz(State(port): State<ClientPort>) -> Result<Response, ApiError> {
+    let (role, ready) = {
+        let view = port.driver.view.borrow();
+        (view.role, view.ready)
+    };
+    match (ready, role) {
+        (true, _) => Ok(Json(json!({"ready": true, "role": role})).into_response()),
+        (false, Role::Leader) => Err(ApiError::unavailable("not ready: the leader is not active")),
+        (false, Role::Follower) => Err(ApiError::unavailable("not ready: the follower has not caught up")),
+    }
+}
+
+async fn unknown_route(uri: Uri) -> ApiError {
+    let routes = "/set, /get/<key>, /get_all, /status, /health, /readyz, /replicate";
+    ApiError::new(StatusCode::NOT_FOUND, format!("no such route: {}; there are {routes}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+}
+
+#[cfg(test)]
+mod tests;

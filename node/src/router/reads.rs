@@ -1,0 +1,219 @@
+//! `GET /get/<key>` and `GET /get_all`, answered from the store.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use quorumkv_api::{Seq, lab::Role};
+use serde::Deserialize;
+
+use super::{ClientPort, checked_key};
+use crate::{
+    answer::ApiError,
+    handle::DriverHandle,
+    store::{Snapshot, Versioned},
+};
+
+/// Longest wait for `?minVersion=`.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// `GET /get_all` is sent in pieces of about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a reader may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReadQuery {
+    consistency: Option<Consistency>,
+    min_version: Option<Seq>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Consistency {
+    /// The newest acknowledged write; only an active leader can know it.
+    Linearizable,
+    /// What this node has.
+    Stale,
+}
+
+pub(super) async fn get(
+    State(port): State<ClientPort>,
+    key: Result<Path<String>, PathRejection>,
+    query: Result<Query<ReadQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Path(key) = key.map_err(|rejection| ApiError::bad_request(format!("the key is no text: {rejection}")))?;
+    let key = checked_key(&key)?;
+    let query = checked_query(query)?;
+    wait(&port.driver, &query).await?;
+    let (found, _) = port.driver.store.get(key.as_bytes());
+    // Only after the read: a lease that still holds now held while the value was read.
+    allowed(&port.driver, &query)?;
+    let Some(Versioned { value, version }) = found else {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
+    };
+    let mut body = Vec::with_capacity(key.len() + value.len() + 48);
+    body.extend_from_slice(br#"{"key":"#);
+    put_text(&mut body, key);
+    body.extend_from_slice(br#","value":"#);
+    body.extend_from_slice(&value);
+    body.extend_from_slice(br#","version":"#);
+    body.extend_from_slice(version.0.to_string().as_bytes());
+    body.push(b'}');
+    Ok(json(Body::from(body)))
+}
+
+pub(super) async fn get_without_key() -> ApiError {
+    checked_key("").err().unwrap_or_else(|| unreachable!("an empty key is refused"))
+}
+
+pub(super) async fn get_all(
+    State(port): State<ClientPort>,
+    query: Result<Query<ReadQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let query = checked_query(query)?;
+    wait(&port.driver, &query).await?;
+    let snapshot = port.driver.store.snapshot();
+    allowed(&port.driver, &query)?;
+    let pieces = stream::iter(Pieces::new(snapshot).map(Ok::<_, Infallible>));
+    Ok(json(Body::from_stream(pieces)))
+}
+
+fn checked_query(query: Result<Query<ReadQuery>, QueryRejection>) -> Result<ReadQuery, ApiError> {
+    let Query(query) = query.map_err(|rejection| {
+        let allowed = "consistency is linearizable or stale, minVersion is a number";
+        ApiError::bad_request(format!("{}; {allowed}", rejection.body_text()))
+    })?;
+    Ok(query)
+}
+
+async fn wait(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
+    let Some(version) = query.min_version.filter(|version| driver.store.applied() < *version) else { return Ok(()) };
+    tokio::time::timeout(LONGEST_WAIT, driver.store.reached(version)).await.map_err(|_| {
+        let applied = driver.store.applied();
+        ApiError::unavailable(format!("version {version} has not arrived here; this node is at {applied}"))
+    })
+}
+
+fn allowed(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
+    let view = driver.view.borrow();
+    match (query.consistency, view.role) {
+        (Some(Consistency::Stale), _) | (None, Role::Follower) => Ok(()),
+        (Some(Consistency::Linearizable), Role::Follower) => {
+            Err(ApiError::at_the_leader("Only leader serves linearizable reads", view.leader_url.clone()))
+        }
+        (None | Some(Consistency::Linearizable), Role::Leader) => {
+            if view.lease_until.is_some_and(|until| driver.clock.now() < until) {
+                return Ok(());
+            }
+            Err(ApiError::unavailable(
+                "The leader holds no read lease: too few followers answer; ?consistency=stale reads without one",
+            ))
+        }
+    }
+}
+
+fn json(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn put_text(body: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(body, text).expect("a text can be written to memory");
+}
+
+/// The body of `GET /get_all`, made while it is sent.
+struct Pieces {
+    snapshot: Snapshot,
+    last: Option<Bytes>,
+    stage: Stage,
+}
+
+#[derive(PartialEq)]
+enum Stage {
+    Start,
+    Keys,
+    End,
+}
+
+impl Pieces {
+    fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, last: None, stage: Stage::Start }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.stage == Stage::End {
+            return None;
+        }
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        if self.stage == Stage::Start {
+            piece.extend_from_slice(br#"{"data":{"#);
+            self.stage = Stage::Keys;
+        }
+        let mut first = self.last.is_none();
+        let mut last = None;
+        for (key, Versioned { value, .. }) in self.snapshot.after(self.last.as_ref()) {
+            if piece.len() >= PIECE_BYTES {
+                break;
+            }
+            if !first {
+                piece.push(b',');
+            }
+            first = false;
+            put_text(&mut piece, std::str::from_utf8(key).expect("keys are checked before they enter the log"));
+            piece.push(b':');
+            piece.extend_from_slice(value);
+            last = Some(key.clone());
+        }
+        if let Some(last) = last {
+            self.last = Some(last);
+        } else {
+            let end = format!(r#"}},"version":{}}}"#, self.snapshot.applied);
+            piece.extend_from_slice(end.as_bytes());
+            self.stage = Stage::End;
+        }
+        Some(piece.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorumkv_api::lab::GetAllReply;
+
+    use super::*;
+
+    fn body_of(snapshot: Snapshot) -> (usize, String) {
+        let pieces: Vec<Bytes> = Pieces::new(snapshot).collect();
+        (pieces.len(), String::from_utf8(pieces.concat()).expect("JSON is UTF-8"))
+    }
+
+    #[test]
+    fn an_empty_store_is_an_empty_object() {
+        assert_eq!(body_of(Snapshot::default()).1, r#"{"data":{},"version":0}"#);
+    }
+
+    #[test]
+    fn a_large_store_comes_in_pieces_that_are_one_object() {
+        let mut snapshot = Snapshot::default();
+        for key in 0..5_000_u64 {
+            snapshot.put(format!("key \"{key}\"").as_bytes(), format!(r#"{{"n": {key}}}"#).as_bytes(), Seq(key + 1));
+        }
+        snapshot.applied = Seq(5_003);
+        let (pieces, body) = body_of(snapshot);
+        assert!(pieces > 2, "{pieces} pieces");
+        let reply: GetAllReply = serde_json::from_str(&body).expect("one JSON object");
+        assert_eq!((reply.data.len(), reply.version), (5_000, Seq(5_003)));
+        assert_eq!(reply.data[r#"key "77""#].get(), r#"{"n": 77}"#);
+    }
+}

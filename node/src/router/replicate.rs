@@ -1,0 +1,122 @@
+//! Reads the body of `POST /replicate`, which is [`quorumkv_api::lab::ReplicateRequest`], without parsing
+//! the values: they have to stay as they are, byte for byte.
+
+use std::borrow::Cow;
+
+use axum::body::Bytes;
+use quorumkv_api::{Epoch, NodeId, Position, Seq, Settings};
+use quorumkv_protocol::{Append, Entry, Operation};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::checked_key;
+use crate::answer::{ApiError, parse_object};
+
+const EXAMPLE: &str = r#"{"epoch":1,"leader":"node","prevEpoch":0,"prevSeq":0,"commitSeq":0,"entries":[{"epoch":1,"set":{"key":"name","value":"any JSON"}}]}"#;
+
+/// Larger numbers are not exact in every JSON implementation, and no log gets there.
+const LARGEST_NUMBER: u64 = (1 << 53) - 1;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Body<'a> {
+    epoch: Epoch,
+    leader: NodeId,
+    prev_epoch: Epoch,
+    prev_seq: Seq,
+    commit_seq: Seq,
+    #[serde(borrow)]
+    entries: Vec<BodyEntry<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyEntry<'a> {
+    epoch: Epoch,
+    #[serde(borrow)]
+    set: Option<BodySet<'a>>,
+    barrier: Option<Nothing>,
+    settings: Option<Settings>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodySet<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    #[serde(borrow)]
+    value: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// Who sent the batch, and the batch.
+pub(super) fn parse(body: &[u8]) -> Result<(NodeId, Append), ApiError> {
+    let Body { epoch, leader, prev_epoch, prev_seq, commit_seq, entries } = parse_object(body, EXAMPLE)?;
+    let numbers = [epoch.0, prev_epoch.0, prev_seq.0, commit_seq.0];
+    if numbers.into_iter().chain(entries.iter().map(|entry| entry.epoch.0)).any(|number| number > LARGEST_NUMBER) {
+        return Err(ApiError::bad_request(format!("epochs and places in the log are at most {LARGEST_NUMBER}")));
+    }
+    let prev = Position { epoch: prev_epoch, seq: prev_seq };
+    let entries = (prev_seq.0 + 1..)
+        .zip(entries)
+        .map(|(seq, entry)| Ok(Entry { epoch: entry.epoch, seq: Seq(seq), operation: operation(entry)? }))
+        .collect::<Result<_, ApiError>>()?;
+    Ok((leader, Append { epoch, prev, commit: commit_seq, entries }))
+}
+
+fn operation(entry: BodyEntry<'_>) -> Result<Operation, ApiError> {
+    let BodyEntry { epoch: _, set, barrier, settings } = entry;
+    match (set, barrier, settings) {
+        (Some(BodySet { key, value }), None, None) => Ok(Operation::Put {
+            key: Bytes::copy_from_slice(checked_key(&key)?.as_bytes()),
+            value: Bytes::copy_from_slice(value.get().as_bytes()),
+        }),
+        (None, Some(Nothing {}), None) => Ok(Operation::Barrier),
+        (None, None, Some(settings)) => Ok(Operation::Settings(settings)),
+        _ => Err(ApiError::bad_request("each entry has exactly one of set, barrier, settings")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorumkv_api::lab::{ReplicateRequest, ReplicatedEntry, ReplicatedOperation};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_wire_type_writes_is_read() {
+        let operations = [
+            ReplicatedOperation::Barrier {},
+            ReplicatedOperation::Settings(Settings::default()),
+            ReplicatedOperation::Set { key: "k".to_owned(), value: json!({"a": [1, null]}) },
+        ];
+        let request = ReplicateRequest {
+            epoch: Epoch(3),
+            leader: "n0".into(),
+            prev_epoch: Epoch(2),
+            prev_seq: Seq(8),
+            commit_seq: Seq(7),
+            entries: operations.map(|operation| ReplicatedEntry { epoch: Epoch(3), operation }).into(),
+        };
+        let (leader, append) = parse(&serde_json::to_vec(&request).expect("JSON")).expect("valid");
+        assert_eq!(leader, "n0".into());
+        assert_eq!((append.epoch, append.commit), (Epoch(3), Seq(7)));
+        assert_eq!(append.prev, Position { epoch: Epoch(2), seq: Seq(8) });
+        let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(br#"{"a":[1,null]}"#));
+        let expected = [Operation::Barrier, Operation::Settings(Settings::default()), Operation::Put { key, value }];
+        let expected = (9..).zip(expected).map(|(seq, operation)| Entry { epoch: Epoch(3), seq: Seq(seq), operation });
+        assert_eq!(append.entries, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn values_stay_as_they_were_written() {
+        let body = EXAMPLE.replace(r#""any JSON""#, r#"{"z": 1.00, "a" : 123456789012345678901234567890}"#);
+        let (_, append) = parse(body.as_bytes()).expect("valid");
+        let Operation::Put { value, .. } = &append.entries[0].operation else { panic!("a put") };
+        assert_eq!(value, r#"{"z": 1.00, "a" : 123456789012345678901234567890}"#);
+    }
+}

@@ -1,0 +1,173 @@
+//! Starts a node's servers and tasks, and ends them in order.
+
+use std::{future::IntoFuture as _, net::SocketAddr};
+
+use axum::{Router, serve::ListenerExt as _};
+use quorumkv_api::{ProcessId, Settings, StorageId, peer::PeerAddress};
+use quorumkv_protocol::{Identity, Limits, Node, Recovered};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{info, warn};
+
+use crate::{
+    auth::Token,
+    clock::Clock,
+    config::{Config, StorageType},
+    delay::RoundTrips,
+    driver::{Attached, Driver},
+    handle::{Command, DriverHandle},
+    links, metrics, peer_router, router,
+    shutdown::{GRACE, Shutdown},
+    static_leader::{LeadError, Manager},
+    storage::{Memory, StorageError},
+};
+
+/// Why a node does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A port is taken, or the address is not this machine's.
+    #[error("{variable}={port}: cannot listen on {address}: {source}")]
+    Listen {
+        /// Which port.
+        variable: &'static str,
+        /// Its number.
+        port: u16,
+        /// The whole address.
+        address: SocketAddr,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// A server ended by itself.
+    #[error("a server failed: {0}")]
+    Server(#[source] std::io::Error),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The manager of a static leader cannot be set up.
+    #[error(transparent)]
+    Manager(#[from] LeadError),
+    /// The driver panicked, which is a bug.
+    #[error("the driver ended: {0}")]
+    Driver(#[from] tokio::task::JoinError),
+}
+
+/// The ports of a node, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub client: TcpListener,
+    /// For managers and other nodes.
+    pub peer: TcpListener,
+    /// For Prometheus.
+    pub metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// When one of the ports cannot be bound.
+    pub async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let bind = async |variable, port| {
+            let address = SocketAddr::new(config.bind_address, port);
+            let listener = TcpListener::bind(address).await;
+            listener.map_err(|source| ServeError::Listen { variable, port, address, source })
+        };
+        Ok(Self {
+            client: bind("PORT", config.port).await?,
+            peer: bind("PEER_PORT", config.peer_port).await?,
+            metrics: match config.metrics_port {
+                Some(port) => Some(bind("METRICS_PORT", port).await?),
+                None => None,
+            },
+        })
+    }
+}
+
+/// Serves until `shutdown.draining` is cancelled and everything under way is answered.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), ServeError> {
+    let StorageType::Memory = config.storage;
+    let clock = Clock::start();
+    let identity = Identity {
+        node: config.node.clone(),
+        storage_id: StorageId::random(),
+        process_id: ProcessId::random(),
+        client_url: config.advertise_url.clone(),
+    };
+    info!(
+        node = %identity.node,
+        client_port = config.port,
+        peer_port = config.peer_port,
+        copy = %identity.storage_id,
+        process = %identity.process_id,
+        "serving"
+    );
+    let limits = Limits { retain_entries: config.log_entries, ..Limits::default() };
+    let node = Node::new(identity, limits, Recovered::default(), clock.now());
+    let round_trips = RoundTrips::seeded(config.delay_seed);
+    let (driver, Attached { handle, commands, leading }) = Driver::new(node, Memory::default(), clock, round_trips);
+    let over = shutdown.over.clone();
+    let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
+
+    let _links = spawn(links::keep(handle.clone(), config.peer_token.clone(), leading));
+    let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
+    let token = Token::new(config.peer_token.as_deref());
+    let client_router = router::router(router::ClientPort { driver: handle.clone(), token: token.clone() });
+    let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token });
+    let mut client = spawn(listen(listeners.client, client_router, shutdown.draining.clone()));
+    let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));
+    let _metrics =
+        listeners.metrics.map(|port| spawn(listen(port, metrics::router(handle.clone()), shutdown.over.clone())));
+
+    tokio::select! {
+        ended = &mut driver => return Ok(ended??),
+        ended = &mut client => ended??,
+        ended = &mut peer => ended??,
+        () = shutdown.draining.cancelled() => {}
+    }
+    drain(&handle, &mut client).await;
+    shutdown.over.cancel();
+    Ok(driver.await??)
+}
+
+fn start_manager(config: &Config, driver: &DriverHandle) -> Result<Option<Manager>, ServeError> {
+    let Some(static_leader) = config.static_leader.clone() else { return Ok(None) };
+    let own = PeerAddress {
+        node: config.node.clone(),
+        client_url: config.advertise_url.clone(),
+        // Nobody dials the leader.
+        peer_url: String::new(),
+    };
+    Ok(Some(Manager::new(driver.clone(), own, static_leader, config.peer_token.clone())?))
+}
+
+/// Lets requests under way finish. Writes wait for their quorum no longer than their timeout.
+async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<Result<(), ServeError>>) {
+    // A driver that is gone has nothing to drain.
+    driver.send(Command::Stop).await.ok();
+    let settings = driver.view.borrow().settings.map_or_else(Settings::default, |entry| entry.settings);
+    let longest = settings.write_timeout + GRACE;
+    match tokio::time::timeout(longest, client).await {
+        Ok(Ok(Ok(()))) => info!("every request was answered"),
+        Ok(Ok(Err(error))) => warn!(%error, "the client port failed while draining"),
+        Ok(Err(error)) => warn!(%error, "the client port failed while draining"),
+        Err(_) => warn!(?longest, "some requests were still under way when time was up"),
+    }
+}
+
+async fn listen(listener: TcpListener, router: Router, until: CancellationToken) -> Result<(), ServeError> {
+    let listener = listener.tap_io(|tcp| {
+        if let Err(error) = tcp.set_nodelay(true) {
+            warn!(%error, "a connection keeps Nagle's delay");
+        }
+    });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move { until.cancelled().await });
+    server.into_future().await.map_err(ServeError::Server)
+}
+
+fn spawn<Output: Send + 'static>(task: impl Future<Output = Output> + Send + 'static) -> AbortOnDropHandle<Output> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}

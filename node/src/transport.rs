@@ -1,0 +1,254 @@
+//! The replication stream: one connection between a leader and a follower.
+//!
+//! It begins as `GET /stream` with `Upgrade: quorumkv/1` on the follower's peer port, where the token is
+//! checked; after the 101 both sides send frames. Each side reads and writes at once: the reader hands
+//! messages to the driver and waits while the driver's queue is full, the writer gathers what the driver
+//! queued into few writes. A side that hears nothing for [`SILENCE`] gives up.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use quorumkv_api::Seq;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::codec::FramedRead;
+
+use crate::{
+    codec::{FrameDecoder, FrameError},
+    handle::{Outgoing, Stopped},
+    store::Snapshot,
+    wire::{self, Malformed},
+};
+
+mod follower;
+mod leader;
+
+pub use self::{follower::serve, leader::run};
+
+/// What both sides name in `Upgrade`.
+pub const PROTOCOL: &str = "quorumkv/1";
+
+/// A stream that is silent for so long is given up.
+pub const SILENCE: Duration = Duration::from_secs(3);
+
+/// How often a writer says that it is still there, whatever else it says.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How long opening a connection, and the first message on it, may take.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// Frames are gathered up to this size; larger ones are written as they are.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Initial size of a read buffer.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why a stream ended, other than by being closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// No connection.
+    #[error("no connection: {0}")]
+    Connect(#[source] std::io::Error),
+    /// The connection is no HTTP, or broke during the upgrade.
+    #[error("the upgrade failed: {0}")]
+    Upgrade(#[from] hyper::Error),
+    /// The other side refused the stream.
+    #[error("the stream was refused: {status} {text}")]
+    Refused {
+        /// Status of its answer.
+        status: http::StatusCode,
+        /// What it said.
+        text: String,
+    },
+    /// The peer URL cannot be dialled.
+    #[error("{url} is no address to connect to")]
+    Address {
+        /// The URL in question.
+        url: String,
+    },
+    /// What arrives are no frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// What arrives says nothing.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// A message that has no place here.
+    #[error("unexpected message: {0}")]
+    Unexpected(&'static str),
+    /// The network does not take what is written.
+    #[error("writing failed: {0}")]
+    Write(#[source] std::io::Error),
+    /// Nothing was heard.
+    #[error("nothing was heard for {}", humantime(.0))]
+    Silent(Duration),
+    /// This node is stopping.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+fn humantime(duration: &Duration) -> String {
+    quorumkv_api::settings::format_duration(*duration)
+}
+
+/// Reads payloads and notices silence.
+struct Payloads<Read> {
+    frames: FramedRead<Read, FrameDecoder>,
+    heard: Instant,
+    check: tokio::time::Interval,
+}
+
+impl<Read: AsyncRead + Unpin> Payloads<Read> {
+    fn new(read: Read) -> Self {
+        let frames = FramedRead::with_capacity(read, FrameDecoder, READ_BYTES);
+        let mut check = interval(SILENCE / 4);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { frames, heard: Instant::now(), check }
+    }
+
+    /// The next payload; none when the other side closed the connection between two frames.
+    async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+        loop {
+            tokio::select! {
+                biased;
+                payload = self.frames.next() => {
+                    self.heard = Instant::now();
+                    return payload.transpose().map_err(StreamError::from);
+                }
+                _ = self.check.tick() => {
+                    let silent = self.heard.elapsed();
+                    if silent >= SILENCE {
+                        return Err(StreamError::Silent(silent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first payload, which has to come soon.
+    async fn first(&mut self) -> Result<Bytes, StreamError> {
+        let closed = || StreamError::Unexpected("the connection was closed before the first message");
+        let first = tokio::time::timeout(HANDSHAKE, self.next()).await.map_err(|_| StreamError::Silent(HANDSHAKE))?;
+        first?.ok_or_else(closed)
+    }
+}
+
+/// Writes what is queued until the queue is closed, and signs of life.
+async fn write_all(mut write: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Outgoing>) -> Result<(), StreamError> {
+    let mut waiting = Vec::with_capacity(64);
+    let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
+    let mut sign_of_life = interval(SIGN_OF_LIFE);
+    sign_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            taken = queue.recv_many(&mut waiting, 64) => {
+                if taken == 0 {
+                    return write.shutdown().await.map_err(StreamError::Write);
+                }
+            }
+            _ = sign_of_life.tick() => waiting.push(Outgoing::Frame(wire::alive())),
+        }
+        for outgoing in waiting.drain(..) {
+            match outgoing {
+                Outgoing::Frame(frame) => put(&mut write, &mut buffer, &frame).await?,
+                Outgoing::Snapshot { epoch, meta, snapshot } => {
+                    put(&mut write, &mut buffer, &wire::snapshot_start(epoch, &meta)).await?;
+                    for frame in SnapshotParts::new(snapshot) {
+                        put(&mut write, &mut buffer, &frame).await?;
+                    }
+                }
+            }
+        }
+        drain(&mut write, &mut buffer).await?;
+        write.flush().await.map_err(StreamError::Write)?;
+    }
+}
+
+async fn put(write: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut, frame: &Bytes) -> Result<(), StreamError> {
+    if buffer.len() + frame.len() > WRITE_BYTES {
+        drain(write, buffer).await?;
+    }
+    if frame.len() > WRITE_BYTES {
+        return write.write_all(frame).await.map_err(StreamError::Write);
+    }
+    buffer.extend_from_slice(frame);
+    Ok(())
+}
+
+async fn drain(write: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut) -> Result<(), StreamError> {
+    if !buffer.is_empty() {
+        write.write_all(buffer).await.map_err(StreamError::Write)?;
+        buffer.clear();
+    }
+    Ok(())
+}
+
+/// The frames of a snapshot after its first: its keys in parts, then its end. Each is made when asked for.
+pub struct SnapshotParts {
+    snapshot: Snapshot,
+    last: Option<Bytes>,
+    keys: u64,
+    ended: bool,
+}
+
+impl SnapshotParts {
+    /// All parts of `snapshot`.
+    #[must_use]
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, last: None, keys: 0, ended: false }
+    }
+}
+
+impl Iterator for SnapshotParts {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        if let Some((frame, last, keys)) = wire::snapshot_part(self.snapshot.after(self.last.as_ref())) {
+            self.last = Some(last);
+            self.keys += keys;
+            return Some(frame);
+        }
+        self.ended = true;
+        Some(wire::snapshot_end(self.keys))
+    }
+}
+
+/// Puts a received snapshot together.
+#[derive(Debug, Default)]
+pub struct SnapshotBuilder {
+    snapshot: Snapshot,
+    keys: u64,
+}
+
+impl SnapshotBuilder {
+    /// Adds a part.
+    pub fn part(&mut self, keys: Vec<(Bytes, crate::store::Versioned)>) {
+        for (key, versioned) in keys {
+            self.snapshot.put(&key, &versioned.value, versioned.version);
+            self.keys += 1;
+        }
+    }
+
+    /// The snapshot, which stands at `applied`, if as many keys came as were sent.
+    ///
+    /// # Errors
+    /// When parts are missing.
+    pub fn end(self, keys: u64, applied: Seq) -> Result<Snapshot, StreamError> {
+        if keys != self.keys {
+            return Err(StreamError::Unexpected("a snapshot ended with keys missing"));
+        }
+        let mut snapshot = self.snapshot;
+        snapshot.applied = applied;
+        Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests;

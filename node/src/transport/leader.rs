@@ -1,0 +1,149 @@
+//! The leader's end of a stream: dial, upgrade, greet, replicate.
+
+use axum::body::Body;
+use http::{HeaderValue, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use quorumkv_api::{NodeId, lab::Role, peer::PeerAddress};
+use quorumkv_protocol::{FollowerMessage, Hello, StreamId, Welcome};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+};
+use tracing::info;
+
+use super::{HANDSHAKE, PROTOCOL, Payloads, StreamError, write_all};
+use crate::{
+    handle::{Command, DriverHandle},
+    outbox,
+    wire::{self, FollowerFrame, read_follower_frame},
+};
+
+/// Opens a stream to a follower and serves it until it ends; whether it was ever up.
+///
+/// # Errors
+/// The reason why it could not be opened or broke, and whether it was up before.
+pub async fn run(
+    driver: &DriverHandle,
+    peer: &PeerAddress,
+    hello: &Hello,
+    token: Option<&str>,
+) -> Result<(), (bool, StreamError)> {
+    let opening = async {
+        let io = tokio::time::timeout(HANDSHAKE, connect(&peer.peer_url, token))
+            .await
+            .map_err(|_| StreamError::Silent(HANDSHAKE))??;
+        let (read, mut write) = tokio::io::split(io);
+        write.write_all(&wire::hello(hello)).await.map_err(StreamError::Write)?;
+        write.flush().await.map_err(StreamError::Write)?;
+        let mut payloads = Payloads::new(read);
+        let first = first_answer(&mut payloads).await?;
+        Ok((payloads, write, first))
+    };
+    let (mut payloads, write, first) = opening.await.map_err(|error| (false, error))?;
+    let stream = driver.next_stream();
+    let node = &peer.node;
+    let welcome = match first {
+        FollowerMessage::Welcome(welcome) => welcome,
+        message => {
+            let told = driver.send(Command::FromFollower { peer: node.clone(), stream, message }).await;
+            told.map_err(|stopped| (false, stopped.into()))?;
+            return Err((false, StreamError::Unexpected("the follower promised a higher epoch")));
+        }
+    };
+    info!(follower = %node, epoch = %hello.epoch, copy = %welcome.storage_id, "the stream is up");
+    let served = serve(driver, node, stream, welcome, &mut payloads, write).await;
+    served.map_err(|error| {
+        driver.metrics.stream_broke(Role::Leader);
+        (true, error)
+    })
+}
+
+async fn serve(
+    driver: &DriverHandle,
+    node: &NodeId,
+    stream: StreamId,
+    welcome: Welcome,
+    payloads: &mut Payloads<impl AsyncRead + Unpin>,
+    write: impl AsyncWrite + Unpin,
+) -> Result<(), StreamError> {
+    let (outbound, queue) = mpsc::channel(outbox::QUEUE);
+    // However this ends, also by being dropped, the core has to hear of it.
+    let _down = Down { driver: driver.clone(), peer: node.clone(), stream };
+    driver.send(Command::StreamUp { peer: node.clone(), stream, welcome, outbound }).await?;
+    tokio::select! {
+        read = read_all(driver, node, stream, payloads) => read,
+        written = write_all(write, queue) => written,
+    }
+}
+
+async fn read_all(
+    driver: &DriverHandle,
+    node: &NodeId,
+    stream: StreamId,
+    payloads: &mut Payloads<impl AsyncRead + Unpin>,
+) -> Result<(), StreamError> {
+    while let Some(payload) = payloads.next().await? {
+        match read_follower_frame(payload)? {
+            FollowerFrame::Message(message) => {
+                driver.send(Command::FromFollower { peer: node.clone(), stream, message }).await?;
+            }
+            FollowerFrame::Alive => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reports the end of a stream.
+struct Down {
+    driver: DriverHandle,
+    peer: NodeId,
+    stream: StreamId,
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        let (driver, peer, stream) = (self.driver.clone(), self.peer.clone(), self.stream);
+        // The queue may be full, and a drop cannot wait. Without a runtime the process is ending.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { driver.send(Command::StreamDown { peer, stream }).await });
+        }
+    }
+}
+
+async fn first_answer(payloads: &mut Payloads<impl AsyncRead + Unpin>) -> Result<FollowerMessage, StreamError> {
+    loop {
+        if let FollowerFrame::Message(message) = read_follower_frame(payloads.first().await?)? {
+            return Ok(message);
+        }
+    }
+}
+
+/// Connects to a peer port and upgrades the connection.
+async fn connect(peer_url: &str, token: Option<&str>) -> Result<impl AsyncRead + AsyncWrite + Unpin, StreamError> {
+    let address = || StreamError::Address { url: peer_url.to_owned() };
+    let authority = peer_url.strip_prefix("http://").ok_or_else(address)?.trim_end_matches('/');
+    let default_port = if authority.contains(':') { "" } else { ":80" };
+    let tcp = TcpStream::connect(format!("{authority}{default_port}")).await.map_err(StreamError::Connect)?;
+    tcp.set_nodelay(true).map_err(StreamError::Connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+    let connection = tokio::spawn(connection.with_upgrades());
+    let mut request = Request::get("/stream")
+        .header(header::HOST, authority)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, PROTOCOL);
+    if let Some(token) = token {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| address())?;
+        value.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let request = request.body(Body::empty()).map_err(|_| address())?;
+    let response = sender.send_request(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let status = response.status();
+        let body = axum::body::to_bytes(Body::new(response.into_body()), 4096).await.unwrap_or_default();
+        connection.abort();
+        return Err(StreamError::Refused { status, text: String::from_utf8_lossy(&body).into_owned() });
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+}
