@@ -87,7 +87,7 @@ impl World {
         if view.ready && self.checks.active.is_none_or(|epoch| epoch < view.epoch) {
             self.checks.active = Some(view.epoch);
             self.outcome.leaders += 1;
-            if (view.last.seq.0 as usize) < self.checks.log.len() {
+            if view.last.seq < Seq(self.checks.log.len() as u64) {
                 return Err(format!("{} leads epoch {} without every committed entry", node.name, view.epoch));
             }
         }

@@ -1,9 +1,6 @@
 //! One simulated node: a core, its disk, its applied state, and what waits for the disk.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorumkv_api::peer::{MembersRequest, PromoteRequest};
@@ -429,13 +426,7 @@ impl World {
         let core = node.core.as_ref().expect("it is up");
         let delay = core.delay_in_force();
         let followers = if delay.is_zero() { 0 } else { core.follower_count() };
-        let round_trips = (0..followers)
-            .map(|_| {
-                Duration::from_micros(
-                    self.rng.random_range(delay.min.as_micros() as u64..=delay.max.as_micros() as u64),
-                )
-            })
-            .collect();
+        let round_trips = (0..followers).map(|_| self.rng.random_range(delay.min..=delay.max)).collect();
         let id = WriteId(self.id());
         self.nodes[index].writes.insert(id, write);
         self.input(index, Input::Propose { write: id, operation: write.operation(), round_trips })
