@@ -98,8 +98,14 @@ unit() {
 }
 
 layer() {
-  compgen -G "tests/tests/$1_*.rs" >/dev/null || { echo "there is no tests/tests/$1_*.rs"; return 1; }
-  QUORUMKV_TEST_LAYERS=$1 cargo_test --workspace --test "$1_*"
+  local targets=() file
+  # The simulation stands beside the core that it tests.
+  if [ "$1" = sim ]; then targets+=(--test simulation); fi
+  for file in "tests/tests/$1"_*.rs; do
+    [ ! -f "$file" ] || targets+=(--test "$(basename "$file" .rs)")
+  done
+  [ "${#targets[@]}" -gt 0 ] || { echo "there is no tests/tests/$1_*.rs"; return 1; }
+  QUORUMKV_TEST_LAYERS=$1 cargo_test --workspace "${targets[@]}"
 }
 
 # Sums what the test runner said, however many programs it ran. A stage can fail
