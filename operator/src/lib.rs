@@ -5,12 +5,21 @@
 //! derive the [`status`]. What must never be forgotten is the [`record`]. [`local`] runs the same decisions
 //! over child processes instead of pods.
 
+pub mod apply;
+pub mod build;
+pub mod controller;
 pub mod crd;
 pub mod decide;
 pub mod elect;
+pub mod health;
 pub mod local;
 pub mod manage;
+pub mod metrics;
+pub mod observe;
 pub mod record;
+pub mod run;
 pub mod status;
 pub mod telemetry;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod validate;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use quorumkv_operator::{
-    crd, local,
+    crd, local, run,
     telemetry::{self, LogFormat},
 };
 
@@ -18,6 +18,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Operate the KvClusters of a Kubernetes cluster
+    Run(run::RunArgs),
     /// Run one KvCluster as processes on this machine, without Kubernetes
     Local(local::LocalArgs),
     /// Print the CustomResourceDefinition
@@ -27,6 +29,10 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Run(args) => {
+            telemetry::init(args.log_format, "info");
+            run::run(args).await.map_err(anyhow::Error::from)
+        }
         Command::Local(args) => {
             telemetry::init(LogFormat::Text, "warn");
             local::run(args).await.map_err(anyhow::Error::from)

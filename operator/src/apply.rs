@@ -1,0 +1,261 @@
+//! Makes the objects what they should be, in a fixed order, and nothing when they already are.
+//!
+//! Server-side apply with one field manager: fields the operator does not describe stay with whoever set
+//! them. An object of the same name that belongs to somebody else is left alone, and said so.
+
+use std::{fmt::Debug, sync::Arc};
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Pod, Secret, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use quorumkv_api::lab::Role;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    build::{Objects, names, secret},
+    crd::KvCluster,
+    observe::{Observed, owned_by},
+    record::{Platform, Record, RecordError, Versioned},
+    status::DerivedStatus,
+    validate::ValidCluster,
+};
+
+/// Under this name the operator owns fields.
+pub const FIELD_MANAGER: &str = "quorumkv-operator";
+
+/// Why the objects could not be made what they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else's object has the name.
+    #[error(
+        "{kind} {name} exists and does not belong to this KvCluster: delete or rename it, or name the KvCluster differently"
+    )]
+    Foreign {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// An earlier object of that name is still going away.
+    #[error("{kind} {name} is being deleted")]
+    BeingDeleted {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// The Secret is there but holds no token.
+    #[error("Secret {0} holds no token: delete it and the pods, and a new one is made")]
+    NoToken(String),
+    /// The Kubernetes API refused.
+    #[error("cannot {attempt} {name}: {source}")]
+    Kubernetes {
+        /// What was tried.
+        attempt: &'static str,
+        /// On what.
+        name: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+}
+
+fn refused(attempt: &'static str, name: &str) -> impl FnOnce(kube::Error) -> ApplyError {
+    move |source| ApplyError::Kubernetes { attempt, name: name.to_owned(), source: Box::new(source) }
+}
+
+/// Applies what differs: Services before the pods that are found through them.
+///
+/// # Errors
+/// See [`ApplyError`]; what came before the failing object stays applied.
+pub async fn apply(
+    client: &Client,
+    cluster: &ValidCluster,
+    desired: &Objects,
+    observed: &Observed,
+) -> Result<(), ApplyError> {
+    let Objects { services, budget, nodes } = desired;
+    for service in services {
+        let seen = observed.services.get(&service.name_any());
+        apply_one::<Service>(client, cluster, service, seen).await?;
+    }
+    apply_one::<PodDisruptionBudget>(client, cluster, budget, observed.budget.as_ref()).await?;
+    apply_one::<StatefulSet>(client, cluster, nodes, observed.stateful_set.as_ref()).await
+}
+
+async fn apply_one<K>(
+    client: &Client,
+    cluster: &ValidCluster,
+    desired: &K,
+    seen: Option<&Arc<K>>,
+) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let name = desired.name_any();
+    let api: Api<K> = Api::namespaced(client.clone(), &cluster.namespace);
+    // What is in no cache may still exist: without the labels that the watches select by.
+    let read = match seen {
+        Some(_) => None,
+        None => api.get_opt(&name).await.map_err(refused("read", &name))?,
+    };
+    if let Some(existing) = seen.map(Arc::as_ref).or(read.as_ref()) {
+        let kind = K::kind(&()).into_owned();
+        if !owned_by(existing, &cluster.owner.uid) {
+            return Err(ApplyError::Foreign { kind, name });
+        }
+        if existing.meta().deletion_timestamp.is_some() {
+            return Err(ApplyError::BeingDeleted { kind, name });
+        }
+        let value = |object| serde_json::to_value(object).expect("a Kubernetes object serializes");
+        if covers(&value(existing), &value(desired)) {
+            return Ok(());
+        }
+    }
+    tracing::info!(kind = %K::kind(&()), %name, "applying");
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&name, &parameters, &Patch::Apply(desired)).await.map_err(refused("apply", &name))?;
+    Ok(())
+}
+
+/// Whether `seen` has everything that `desired` describes. Fields beyond it are the API server's defaults
+/// or somebody else's. A value that the API server rewrites (a quantity) only costs an apply that changes
+/// nothing.
+fn covers(seen: &Value, desired: &Value) -> bool {
+    match (seen, desired) {
+        (_, Value::Null) => true,
+        (Value::Object(seen), Value::Object(desired)) => desired.iter().all(|(key, desired)| match seen.get(key) {
+            Some(seen) => covers(seen, desired),
+            None => desired.is_null(),
+        }),
+        (Value::Array(seen), Value::Array(desired)) => {
+            seen.len() == desired.len() && seen.iter().zip(desired).all(|(seen, desired)| covers(seen, desired))
+        }
+        (seen, desired) => seen == desired,
+    }
+}
+
+/// Reads the peer token, or makes it. `known` is the token that running nodes already have, should the
+/// Secret have been deleted meanwhile.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn peer_token(client: &Client, cluster: &ValidCluster, known: Option<&str>) -> Result<String, ApplyError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
+    let name = names::token_secret(&cluster.name);
+    if let Some(existing) = api.get_opt(&name).await.map_err(refused("read", &name))? {
+        if !owned_by(&existing, &cluster.owner.uid) {
+            return Err(ApplyError::Foreign { kind: "Secret".to_owned(), name });
+        }
+        return secret::token_in(&existing).ok_or(ApplyError::NoToken(name));
+    }
+    let token = known.map_or_else(secret::random_token, str::to_owned);
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    api.create(&parameters, &secret::build(cluster, &token)).await.map_err(refused("create", &name))?;
+    Ok(token)
+}
+
+/// Sets a pod's role label, if it is still the same pod.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn label_pod(client: &Client, pod: &Pod, role: Role) -> Result<(), ApplyError> {
+    let name = pod.name_any();
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"uid": pod.uid(), "labels": {names::ROLE: names::role_text(role)}}});
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(refused("label", &name))?;
+    Ok(())
+}
+
+/// Deletes a pod, if it is still the same pod, so that it is made anew from the present template.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn replace_pod(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
+    let name = pod.name_any();
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let same = Preconditions { uid: pod.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+    api.delete(&name, &parameters).await.map_err(refused("delete", &name))?;
+    Ok(())
+}
+
+/// Writes the derived part of the status. The record beside it is not touched.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn patch_status(client: &Client, cluster: &KvCluster, status: &DerivedStatus) -> Result<(), ApplyError> {
+    let name = cluster.name_any();
+    let api: Api<KvCluster> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"uid": cluster.uid()}, "status": status});
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .map_err(refused("report on", &name))?;
+    Ok(())
+}
+
+/// The record in `KvCluster.status`; the compare-and-swap is on its resourceVersion.
+#[derive(Debug, Clone)]
+pub struct StatusRecord {
+    api: Api<KvCluster>,
+    name: String,
+    uid: String,
+}
+
+impl StatusRecord {
+    /// The record of this cluster.
+    #[must_use]
+    pub fn new(client: &Client, cluster: &ValidCluster) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), &cluster.namespace),
+            name: cluster.name.clone(),
+            uid: cluster.owner.uid.clone(),
+        }
+    }
+
+    fn versioned(&self, cluster: &KvCluster) -> Result<Versioned, RecordError> {
+        // A re-created KvCluster is another store, and one that is going away has none any more.
+        let same = cluster.metadata.uid.as_ref() == Some(&self.uid) && cluster.metadata.deletion_timestamp.is_none();
+        let version = cluster.metadata.resource_version.clone().filter(|_| same).ok_or(RecordError::Conflict)?;
+        Ok(Versioned { record: Record::from_status(cluster.status.as_ref())?, version })
+    }
+}
+
+impl Platform for StatusRecord {
+    async fn record(&self) -> Result<Versioned, RecordError> {
+        let cluster = self.api.get(&self.name).await.map_err(record_error)?;
+        self.versioned(&cluster)
+    }
+
+    async fn replace(&self, read: &Versioned, new: Record) -> Result<Versioned, RecordError> {
+        let patch = json!({
+            "metadata": {"uid": self.uid, "resourceVersion": read.version},
+            "status": {
+                "epoch": new.epoch,
+                "leader": new.leader,
+                "lastLeader": new.last_leader_status(),
+                "members": new.member_statuses(),
+            },
+        });
+        let parameters = PatchParams::default();
+        let written =
+            self.api.patch_status(&self.name, &parameters, &Patch::Merge(patch)).await.map_err(record_error)?;
+        self.versioned(&written)
+    }
+}
+
+fn record_error(error: kube::Error) -> RecordError {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => RecordError::Conflict,
+        error => RecordError::Kubernetes(Box::new(error)),
+    }
+}

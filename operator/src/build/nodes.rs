@@ -1,0 +1,283 @@
+//! The StatefulSet: one pod per node, all alike. Which one leads is decided later, and by nothing in here.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        core::v1::{
+            Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
+            PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
+            VolumeResourceRequirements, WeightedPodAffinityTerm,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+use quorumkv_api::{CLIENT_PORT, METRICS_PORT, PEER_PORT, lab::Role};
+
+use super::{names, secret};
+use crate::validate::{PodOptions, ValidCluster, ValidStorage};
+
+/// Name of the container, of which there is one.
+pub const CONTAINER: &str = "node";
+/// The user and group of the image.
+const USER: i64 = 65532;
+/// Where a Persistent node keeps its data.
+const DATA_DIRECTORY: &str = "/data";
+const DATA_VOLUME: &str = "data";
+/// Longer than any write is likely to wait for its quorum.
+const GRACE_SECONDS: i64 = 30;
+
+/// Builds it. Quorum and delay are left out: a change of them must not replace pods.
+#[must_use]
+pub fn build(cluster: &ValidCluster) -> StatefulSet {
+    let claims = match &cluster.storage {
+        ValidStorage::Memory => None,
+        ValidStorage::Persistent { size, class } => Some(vec![claim(size, class.clone())]),
+    };
+    StatefulSet {
+        metadata: names::metadata(cluster, cluster.name.clone()),
+        spec: Some(StatefulSetSpec {
+            replicas: i32::try_from(cluster.store.nodes.len()).ok(),
+            service_name: Some(names::nodes_service(&cluster.name)),
+            selector: names::selector(&cluster.name),
+            pod_management_policy: Some("Parallel".to_owned()),
+            // The operator replaces pods itself: it knows which copies count.
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            revision_history_limit: Some(3),
+            template: template(cluster),
+            volume_claim_templates: claims,
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+fn template(cluster: &ValidCluster) -> PodTemplateSpec {
+    let PodOptions {
+        image,
+        image_pull_policy,
+        image_pull_secrets,
+        resources,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints,
+        annotations,
+    } = cluster.pods.clone();
+    let container = Container {
+        name: CONTAINER.to_owned(),
+        image: Some(image),
+        image_pull_policy: image_pull_policy.map(|policy| policy.as_str().to_owned()),
+        resources,
+        ..container(cluster)
+    };
+    let some = |empty: bool| (!empty).then_some(());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            // A new pod follows until it is promoted, so only the leader's label ever has to be changed.
+            labels: Some(names::role_labels(&cluster.name, Role::Follower)),
+            annotations: some(annotations.is_empty()).map(|()| annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![container],
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            image_pull_secrets: some(image_pull_secrets.is_empty()).map(|()| image_pull_secrets),
+            node_selector: some(node_selector.is_empty()).map(|()| node_selector),
+            tolerations: some(tolerations.is_empty()).map(|()| tolerations),
+            affinity: Some(affinity.unwrap_or_else(|| apart(&cluster.name))),
+            topology_spread_constraints: some(topology_spread_constraints.is_empty())
+                .map(|()| topology_spread_constraints),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(cluster: &ValidCluster) -> Container {
+    let mounts = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| {
+        vec![VolumeMount {
+            name: DATA_VOLUME.to_owned(),
+            mount_path: DATA_DIRECTORY.to_owned(),
+            ..VolumeMount::default()
+        }]
+    });
+    let port = |name: &str, number: u16| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    Container {
+        env: Some(environment(cluster)),
+        ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
+        startup_probe: Some(probe("/health", 1, 60)),
+        // Memory goes with the process, so a slow node is given a long time before it is killed.
+        liveness_probe: Some(probe("/health", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 1, 2)),
+        volume_mounts: mounts,
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let plain = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let from = |name: &str, source| EnvVar { name: name.to_owned(), value: None, value_from: Some(source) };
+    let own_name = EnvVarSource {
+        field_ref: Some(ObjectFieldSelector {
+            api_version: Some("v1".to_owned()),
+            field_path: "metadata.name".to_owned(),
+        }),
+        ..EnvVarSource::default()
+    };
+    let token = EnvVarSource {
+        secret_key_ref: Some(SecretKeySelector {
+            name: names::token_secret(&cluster.name),
+            key: secret::TOKEN_KEY.to_owned(),
+            optional: None,
+        }),
+        ..EnvVarSource::default()
+    };
+    let mut environment = vec![
+        from("NODE_ID", own_name),
+        plain("NODE_TYPE", "follower".to_owned()),
+        plain("PORT", CLIENT_PORT.to_string()),
+        plain("PEER_PORT", PEER_PORT.to_string()),
+        plain("METRICS_PORT", METRICS_PORT.to_string()),
+        plain("ADVERTISE_URL", names::client_url(&cluster.name, &cluster.namespace, "$(NODE_ID)")),
+        from("PEER_TOKEN", token),
+        plain("LOG_FORMAT", "json".to_owned()),
+    ];
+    match cluster.storage {
+        ValidStorage::Memory => environment.push(plain("STORAGE", "memory".to_owned())),
+        ValidStorage::Persistent { .. } => {
+            environment.push(plain("STORAGE", "persistent".to_owned()));
+            environment.push(plain("DATA_DIR", DATA_DIRECTORY.to_owned()));
+        }
+    }
+    environment
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("client".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
+    }
+}
+
+/// Prefers machines without another node of the same store.
+fn apart(cluster: &str) -> Affinity {
+    let term = PodAffinityTerm {
+        label_selector: Some(names::selector(cluster)),
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        ..PodAffinityTerm::default()
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: term,
+            }]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn claim(size: &str, class: Option<String>) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta { name: Some(DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: class,
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity(size.to_owned()))].into()),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::valid_cluster;
+
+    fn pod(cluster: &ValidCluster) -> PodSpec {
+        build(cluster).spec.expect("a spec").template.spec.expect("a pod")
+    }
+
+    #[test]
+    fn the_stateful_set_leaves_replacing_pods_to_the_operator() {
+        let spec = build(&valid_cluster()).spec.expect("a spec");
+        assert_eq!(spec.replicas, Some(6));
+        assert_eq!(spec.update_strategy.and_then(|strategy| strategy.type_).as_deref(), Some("OnDelete"));
+        assert_eq!(spec.pod_management_policy.as_deref(), Some("Parallel"));
+        assert_eq!(spec.service_name.as_deref(), Some("demo-nodes"));
+    }
+
+    #[test]
+    fn pods_meet_the_restricted_standard() {
+        let pod = pod(&valid_cluster());
+        let of_pod = pod.security_context.expect("a context");
+        let of_container = pod.containers[0].security_context.clone().expect("a context");
+        assert_eq!((of_pod.run_as_non_root, of_pod.run_as_user), (Some(true), Some(65532)));
+        assert_eq!(of_pod.seccomp_profile.expect("a profile").type_, "RuntimeDefault");
+        assert_eq!(of_container.allow_privilege_escalation, Some(false));
+        assert_eq!(of_container.read_only_root_filesystem, Some(true));
+        assert_eq!(of_container.capabilities.and_then(|caps| caps.drop), Some(vec!["ALL".to_owned()]));
+        assert_eq!(pod.automount_service_account_token, Some(false));
+    }
+
+    #[test]
+    fn a_node_is_told_its_name_and_address_but_no_settings() {
+        let env = pod(&valid_cluster()).containers[0].env.clone().expect("variables");
+        let value = |name: &str| env.iter().find(|var| var.name == name).and_then(|var| var.value.clone());
+        assert_eq!(value("ADVERTISE_URL").as_deref(), Some("http://$(NODE_ID).demo-nodes.default.svc:5000"));
+        assert_eq!(value("NODE_TYPE").as_deref(), Some("follower"));
+        assert!(
+            env.iter()
+                .all(|var| !["WRITE_QUORUM", "MIN_DELAY", "MAX_DELAY", "WRITE_TIMEOUT"].contains(&var.name.as_str()))
+        );
+        let position = |name: &str| env.iter().position(|var| var.name == name);
+        assert!(position("NODE_ID") < position("ADVERTISE_URL"), "a variable is expanded only by later ones");
+    }
+
+    #[test]
+    fn a_persistent_node_gets_a_volume_and_is_told_where() {
+        let storage = ValidStorage::Persistent { size: "1Gi".into(), class: Some("fast".into()) };
+        let cluster = ValidCluster { storage, ..valid_cluster() };
+        let claims = build(&cluster).spec.expect("a spec").volume_claim_templates.expect("claims");
+        assert_eq!(claims[0].spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()), Some("fast"));
+        let container = &pod(&cluster).containers[0];
+        assert_eq!(container.volume_mounts.as_ref().expect("mounts")[0].mount_path, "/data");
+        assert!(container.env.as_ref().expect("variables").iter().any(|var| var.name == "DATA_DIR"));
+    }
+}

@@ -1,0 +1,377 @@
+//! One reconcile of one KvCluster, as named steps.
+//!
+//! Reconciles come when a spec changes, when an object or a pod of it changes, and about once a second
+//! besides: the operator is the prober of its leaders. An idle reconcile asks nodes and writes nothing.
+//!
+//! What the operator may do, and for what:
+//!
+//! | API group | resource | verbs | for |
+//! | --- | --- | --- | --- |
+//! | `quorumkv.io` | kvclusters | get, list, watch | the spec; a live read before every election |
+//! | `quorumkv.io` | kvclusters/status | patch | the record (compare-and-swap) and the report |
+//! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
+//! | (core) | services | get, list, watch, create, patch | server-side apply |
+//! | `policy` | poddisruptionbudgets | get, list, watch, create, patch | server-side apply |
+//! | (core) | secrets | get, create | the peer token, made once |
+//! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
+//! | `events.k8s.io` | events | create, patch | what happened |
+//! | `coordination.k8s.io` | leases, in its own namespace | get, create, patch, update | which operator works |
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Client, Resource, ResourceExt,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder},
+        reflector::Store,
+    },
+};
+use quorumkv_api::{client::PeerClient, lab::Role};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    apply::{self, ApplyError, StatusRecord},
+    build::{self, names},
+    crd::KvCluster,
+    decide::{self, Roll},
+    manage::{self, ANSWER_TIMEOUT, Happening, Memory, Pass, PassError},
+    metrics::Metrics,
+    observe::{self, Caches, Observed},
+    record::{Record, RecordError, UnreadableRecord},
+    status,
+    validate::{self, ValidCluster},
+};
+
+/// Longest reconcile: an election with slow nodes and a slow API server fits in, a hanging call does not.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the Secret is looked after.
+const TOKEN_CHECK: Duration = Duration::from_secs(60);
+/// First and longest pause after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// What all reconciles share.
+pub struct Context {
+    /// Speaks to the API server.
+    pub client: Client,
+    /// What the watches saw.
+    pub caches: Caches,
+    /// The KvClusters that exist.
+    pub clusters: Store<KvCluster>,
+    /// Publishes events; one for all, as it recognizes repetitions.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Image of nodes whose KvCluster names none.
+    pub node_image: String,
+    /// What is remembered of each KvCluster, by uid.
+    pub memories: std::sync::Mutex<HashMap<String, Arc<Mutex<ClusterMemory>>>>,
+}
+
+/// What one reconcile leaves for the next. Losing it costs time, never safety.
+#[derive(Debug, Default)]
+pub struct ClusterMemory {
+    place: Option<(String, String)>,
+    pass: Memory,
+    peer: Option<PeerAccess>,
+    failures: u32,
+    refusal: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct PeerAccess {
+    token: String,
+    client: PeerClient,
+    checked: Instant,
+}
+
+/// Why a reconcile failed. The variant is the metric's label.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Objects could not be made what they should be.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The pass over the nodes failed.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The record in the status cannot be understood.
+    #[error("the record in the status cannot be understood, and guessing could lose writes: {0}")]
+    Record(#[from] UnreadableRecord),
+    /// The HTTP client for nodes cannot be set up.
+    #[error("the HTTP client for nodes cannot be set up: {0}")]
+    PeerClient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It took too long.
+    #[error("not finished within {RECONCILE_TIMEOUT:?}")]
+    Timeout,
+}
+
+impl ReconcileError {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Apply(ApplyError::Foreign { .. }) => "foreign_object",
+            Self::Apply(ApplyError::BeingDeleted { .. }) => "being_deleted",
+            Self::Apply(ApplyError::NoToken(_)) => "no_token",
+            Self::Apply(ApplyError::Kubernetes { .. }) => "kubernetes",
+            Self::Pass(PassError::Record(RecordError::Conflict)) => "record_conflict",
+            Self::Pass(PassError::Record(RecordError::Kubernetes(_))) => "record_kubernetes",
+            Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
+            Self::PeerClient(_) => "peer_client",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// Whether trying again at once is right: somebody else was faster.
+    const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Pass(PassError::Record(RecordError::Conflict)))
+    }
+}
+
+/// One reconcile.
+///
+/// # Errors
+/// See [`ReconcileError`].
+pub async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Action, Arc<ReconcileError>> {
+    let started = Instant::now();
+    let memory = context.memory_of(&cluster);
+    let mut memory = memory.lock().await;
+    let work = timeout(RECONCILE_TIMEOUT, steps(&cluster, &context, &mut memory));
+    let outcome = work.await.unwrap_or(Err(ReconcileError::Timeout));
+    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(ReconcileError::label));
+    match outcome {
+        Ok(action) => {
+            memory.failures = 0;
+            Ok(action)
+        }
+        Err(error) => {
+            memory.failures += 1;
+            report_failure(&cluster, &context, &mut memory, &error).await;
+            Err(Arc::new(error))
+        }
+    }
+}
+
+/// observe -> validate -> decide -> build -> apply -> status.
+async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory) -> Result<Action, ReconcileError> {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        // Owner references do the cleaning up.
+        return Ok(Action::await_change());
+    }
+    let valid = match validate::validate(cluster, &context.node_image) {
+        Ok(valid) => valid,
+        Err(error) => return refuse(cluster, context, memory, &error.to_string()).await,
+    };
+    memory.refusal = None;
+    let observed = observe::observe(&context.caches, &valid);
+    apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
+    let client = peer_client(context, &valid, memory).await?;
+    let nodes = observe::known_nodes(&valid, &observed);
+    let known = Record::from_status(cluster.status.as_ref())?;
+    let platform = StatusRecord::new(&context.client, &valid);
+    let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
+    tell(cluster, context, &pass.happenings).await;
+    label_pods(context, &valid, &observed, &pass).await?;
+    replace_outdated(context, &observed, &pass).await?;
+    report(cluster, context, &valid, &pass).await?;
+    Ok(Action::requeue(pass.pause(&valid.store)))
+}
+
+/// The API server let a spec through that cannot be built, or an older rule did.
+async fn refuse(
+    cluster: &KvCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+    message: &str,
+) -> Result<Action, ReconcileError> {
+    if memory.refusal.as_deref() != Some(message) {
+        memory.refusal = Some(message.to_owned());
+        publish(cluster, context, EventType::Warning, "InvalidSpec", message).await;
+    }
+    let now = Timestamp::now();
+    let status = status::refused(cluster.status.as_ref(), cluster.metadata.generation, "InvalidSpec", message, now);
+    if let Some(status) = status {
+        apply::patch_status(&context.client, cluster, &status).await?;
+    }
+    Ok(Action::await_change())
+}
+
+async fn peer_client(
+    context: &Context,
+    cluster: &ValidCluster,
+    memory: &mut ClusterMemory,
+) -> Result<PeerClient, ReconcileError> {
+    if let Some(access) = memory.peer.as_ref().filter(|access| access.checked.elapsed() < TOKEN_CHECK) {
+        return Ok(access.client.clone());
+    }
+    let known = memory.peer.as_ref().map(|access| access.token.clone());
+    let token = apply::peer_token(&context.client, cluster, known.as_deref()).await?;
+    let client = match &memory.peer {
+        Some(access) if access.token == token => access.client.clone(),
+        _ => PeerClient::new(Some(token.clone()), ANSWER_TIMEOUT)
+            .map_err(|error| ReconcileError::PeerClient(Box::new(error)))?,
+    };
+    memory.peer = Some(PeerAccess { token, client: client.clone(), checked: Instant::now() });
+    Ok(client)
+}
+
+/// Labels what differs, followers first: for a moment nobody is the leader, and never two.
+async fn label_pods(
+    context: &Context,
+    cluster: &ValidCluster,
+    observed: &Observed,
+    pass: &Pass,
+) -> Result<(), ReconcileError> {
+    let roles = decide::roles(&pass.situation(&cluster.store), &pass.leadership);
+    for wanted in [Role::Follower, Role::Leader] {
+        for (name, _) in roles.iter().filter(|(_, role)| **role == wanted) {
+            let Some(pod) = observed.pods.get(name) else { continue };
+            let label = pod.labels().get(names::ROLE).map(String::as_str);
+            if label != Some(names::role_text(wanted)) {
+                apply::label_pod(&context.client, pod, wanted).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn replace_outdated(context: &Context, observed: &Observed, pass: &Pass) -> Result<(), ReconcileError> {
+    let Roll::Replace(name) = &pass.roll else { return Ok(()) };
+    let pod = observed.pods.get(name).filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    if let Some(pod) = pod {
+        tracing::info!(pod = %name, "replacing, for it was made from an older description");
+        apply::replace_pod(&context.client, pod).await?;
+    }
+    Ok(())
+}
+
+async fn report(
+    cluster: &KvCluster,
+    context: &Context,
+    valid: &ValidCluster,
+    pass: &Pass,
+) -> Result<(), ReconcileError> {
+    let summary = status::summarize(&valid.store, pass);
+    let selector = names::selector_text(&valid.name);
+    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, Timestamp::now());
+    if let Some(next) = next {
+        apply::patch_status(&context.client, cluster, &next).await?;
+    }
+    Ok(())
+}
+
+/// Puts a failure that a person has to look at where people look.
+async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory, error: &ReconcileError) {
+    tracing::warn!(namespace = ?cluster.namespace(), name = %cluster.name_any(), %error, "reconcile failed");
+    let reason = match error {
+        ReconcileError::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
+        ReconcileError::Apply(ApplyError::NoToken(_)) => "NoToken",
+        ReconcileError::Record(_) => "UnreadableRecord",
+        _ => return,
+    };
+    let message = error.to_string();
+    if memory.refusal.as_ref() == Some(&message) {
+        return;
+    }
+    publish(cluster, context, EventType::Warning, reason, &message).await;
+    let generation = cluster.metadata.generation;
+    let status = status::refused(cluster.status.as_ref(), generation, reason, &message, Timestamp::now());
+    memory.refusal = Some(message);
+    if let Some(status) = status
+        && let Err(error) = apply::patch_status(&context.client, cluster, &status).await
+    {
+        tracing::warn!(%error, "the failure could not be reported");
+    }
+}
+
+async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) {
+    for happening in happenings {
+        if matches!(happening, Happening::Promoted { .. }) {
+            context.metrics.promoted(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+        }
+        let (type_, reason) = match happening {
+            Happening::Electing { .. } => (EventType::Normal, "Electing"),
+            Happening::Promoted { .. } => (EventType::Normal, "Promoted"),
+            Happening::ElectionFailed { .. } => (EventType::Warning, "ElectionFailed"),
+            Happening::Recorded { .. } => (EventType::Normal, "MemberRecorded"),
+            Happening::SettingsApplied { .. } => (EventType::Normal, "SettingsApplied"),
+            Happening::SettingsRefused { .. } => (EventType::Warning, "SettingsRefused"),
+            Happening::Reset => (EventType::Warning, "DataLost"),
+        };
+        publish(cluster, context, type_, reason, &happening.to_string()).await;
+    }
+}
+
+/// Events are for people; that one is missing stops nothing.
+async fn publish(cluster: &KvCluster, context: &Context, type_: EventType, reason: &str, note: &str) {
+    // The API server takes notes of up to 1024 bytes.
+    let note: String = note.chars().take(250).collect();
+    let event =
+        Event { type_, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };
+    let published = timeout(Duration::from_secs(2), context.recorder.publish(&event, &cluster.object_ref(&()))).await;
+    if let Err(error) = published.map_err(|_| "no answer".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string())) {
+        tracing::warn!(reason, error, "the event could not be published");
+    }
+}
+
+/// How long to wait after a failure.
+#[must_use]
+pub fn error_policy(cluster: Arc<KvCluster>, error: &Arc<ReconcileError>, context: Arc<Context>) -> Action {
+    if error.is_conflict() {
+        return Action::requeue(Duration::from_millis(100));
+    }
+    let memory = context.memory_of(&cluster);
+    let failures = memory.try_lock().map_or(1, |memory| memory.failures);
+    Action::requeue(retry_after(failures))
+}
+
+fn retry_after(failures: u32) -> Duration {
+    let (first, longest) = RETRY;
+    first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
+}
+
+impl Context {
+    /// The memory of this KvCluster; what belongs to others that are gone is dropped.
+    fn memory_of(&self, cluster: &KvCluster) -> Arc<Mutex<ClusterMemory>> {
+        let uid = cluster.uid().unwrap_or_default();
+        let mut memories = self.memories.lock().expect("nobody panics while holding the memories");
+        if !memories.contains_key(&uid) {
+            let existing: HashSet<String> = self.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
+            memories.retain(|uid, memory| {
+                let stays = existing.contains(uid);
+                if !stays
+                    && let Ok(memory) = memory.try_lock()
+                    && let Some((namespace, name)) = &memory.place
+                {
+                    self.metrics.forget(namespace, name);
+                }
+                stays
+            });
+            let place = cluster.namespace().map(|namespace| (namespace, cluster.name_any()));
+            let memory = ClusterMemory { place, ..ClusterMemory::default() };
+            memories.insert(uid.clone(), Arc::new(Mutex::new(memory)));
+        }
+        Arc::clone(&memories[&uid])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_wait_longer_each_time_but_not_for_ever() {
+        assert_eq!(retry_after(1), Duration::from_millis(500));
+        assert_eq!(retry_after(2), Duration::from_secs(1));
+        assert_eq!(retry_after(7), Duration::from_secs(30));
+        assert_eq!(retry_after(u32::MAX), Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,314 @@
+//! `quorumkv-operator run`: watches, the lease, the controller, and the ports for probes and metrics.
+//!
+//! Every operator fills its caches; the one that holds the lease works. The lease keeps two from getting in
+//! each other's way and is no part of safety: that rests on the record and on the epochs that nodes promise.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod, core::v1::Service, policy::v1::PodDisruptionBudget};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        Controller, Predicate, WatchStreamExt,
+        events::{Recorder, Reporter},
+        predicates,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+use serde::de::DeserializeOwned;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    build::names,
+    controller::{self, Context},
+    crd::KvCluster,
+    health::{self, Readiness},
+    metrics::Metrics,
+    observe::Caches,
+    telemetry::LogFormat,
+};
+
+/// Name of the Lease and of the reporter of events.
+const NAME: &str = "quorumkv-operator";
+/// How long a lease lasts, and how long before its end it is renewed, in seconds.
+const LEASE: (u64, u64) = (15, 5);
+/// Triggers that may wait. One that finds no room is made up for by the next second's reconcile.
+const TRIGGERS: usize = 4096;
+
+/// Arguments of `quorumkv-operator run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Watch this namespace only; by default all
+    #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
+    pub watch_namespace: String,
+    /// Image of the nodes of KvClusters that name none
+    #[arg(long, env = "NODE_IMAGE", default_value = concat!("ghcr.io/quorumkv/quorumkv-node:", env!("CARGO_PKG_VERSION")))]
+    pub node_image: String,
+    /// Port of /livez and /readyz
+    #[arg(long, env = "HEALTH_PORT", default_value_t = 8081)]
+    pub health_port: u16,
+    /// Port of /metrics; 0 serves none
+    #[arg(long, env = "METRICS_PORT", default_value_t = 9100)]
+    pub metrics_port: u16,
+    /// How log lines look
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Name of this operator, for its lease
+    #[arg(long, env = "POD_NAME", default_value = NAME)]
+    pub pod_name: String,
+    /// Namespace of the lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub pod_namespace: String,
+}
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No cluster is configured, or its configuration cannot be used.
+    #[error("no Kubernetes cluster can be reached: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The client cannot be set up.
+    #[error("the Kubernetes client cannot be set up: {0}")]
+    Client(#[from] kube::Error),
+    /// The signals cannot be caught.
+    #[error("signals cannot be caught: {0}")]
+    Signals(#[source] std::io::Error),
+    /// A port cannot be served.
+    #[error("port {port} cannot be served: {source}")]
+    Port {
+        /// Which.
+        port: u16,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The lease cannot be kept.
+    #[error("the lease cannot be kept: {0}")]
+    Lease(#[from] LeaseManagerError),
+    /// Another operator took over. This one starts afresh, with nothing in mind.
+    #[error("the lease was lost to another operator")]
+    LeaseLost,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let mut config = kube::Config::infer().await?;
+    // A failed reconcile is repeated by its own rules; below them, a call shall fail at once.
+    config.default_retry = false;
+    let client = Client::try_from(config)?;
+    let stop = CancellationToken::new();
+    stop_on_signal(&stop).map_err(RunError::Signals)?;
+    let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+
+    let mut servers = JoinSet::new();
+    let probes = health::probes(readiness.clone());
+    servers.spawn(serve(probes, args.health_port, stop.clone()));
+    if args.metrics_port != 0 {
+        servers.spawn(serve(health::metrics(Arc::clone(&metrics)), args.metrics_port, stop.clone()));
+    }
+    let outcome = tokio::select! {
+        outcome = work(&args, client, metrics, readiness, &stop) => outcome,
+        Some(ended) = servers.join_next() => ended.unwrap_or(Ok(())),
+    };
+    stop.cancel();
+    while servers.join_next().await.is_some() {}
+    outcome
+}
+
+async fn serve(router: axum::Router, port: u16, stop: CancellationToken) -> Result<(), RunError> {
+    health::serve(router, port, stop).await.map_err(|source| RunError::Port { port, source })
+}
+
+fn stop_on_signal(stop: &CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+async fn work(
+    args: &RunArgs,
+    client: Client,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let namespace = args.watch_namespace.as_str();
+    let (triggers, triggered) = mpsc::channel(TRIGGERS);
+    let mut watches = JoinSet::new();
+    let caches = Caches {
+        stateful_sets: watch::<StatefulSet>(&client, namespace, &triggers, &mut watches),
+        services: watch::<Service>(&client, namespace, &triggers, &mut watches),
+        budgets: watch::<PodDisruptionBudget>(&client, namespace, &triggers, &mut watches),
+        pods: watch::<Pod>(&client, namespace, &triggers, &mut watches),
+    };
+    tokio::select! {
+        () = filled(&caches) => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    readiness.reached();
+    tracing::info!("the caches are filled, waiting for the lease");
+    lead(args, client, caches, triggered, metrics, stop).await
+}
+
+async fn filled(caches: &Caches) {
+    let Caches { stateful_sets, services, budgets, pods } = caches;
+    // An error here means that the watch has ended, and then the process ends with it.
+    let waits = futures::join!(
+        stateful_sets.wait_until_ready(),
+        services.wait_until_ready(),
+        budgets.wait_until_ready(),
+        pods.wait_until_ready()
+    );
+    if let (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) = waits {
+        tracing::error!(%error, "a cache was not filled");
+    }
+}
+
+/// Fills a cache with all objects of one kind that carry the operator's label, and triggers a reconcile of
+/// their KvCluster at every change and deletion.
+fn watch<K>(
+    client: &Client,
+    namespace: &str,
+    triggers: &mpsc::Sender<ObjectRef<KvCluster>>,
+    watches: &mut JoinSet<()>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let config = watcher::Config::default().labels(names::MANAGED);
+    let stream = watcher(api::<K>(client, namespace), config).default_backoff().reflect(writer).touched_objects();
+    let triggers = triggers.clone();
+    watches.spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(object) => {
+                    if let Some(cluster) = cluster_of(&object) {
+                        // No room means that plenty of reconciles are waiting already.
+                        triggers.try_send(cluster).ok();
+                    }
+                }
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch failed and is repeated"),
+            }
+        }
+    });
+    store
+}
+
+fn api<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
+}
+
+fn cluster_of(object: &impl Resource) -> Option<ObjectRef<KvCluster>> {
+    let name = object.labels().get(names::INSTANCE)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+async fn lead(
+    args: &RunArgs,
+    client: Client,
+    caches: Caches,
+    triggered: mpsc::Receiver<ObjectRef<KvCluster>>,
+    metrics: Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let (duration, grace) = LEASE;
+    let manager = LeaseManagerBuilder::new(client.clone(), NAME)
+        .with_namespace(&args.pod_namespace)
+        .with_identity(&args.pod_name)
+        .with_duration(duration)
+        .with_grace(grace)
+        .build()
+        .await?;
+    let (mut holds, manager) = manager.watch().await;
+    let got = tokio::select! {
+        got = holds.wait_for(|holds| *holds) => got.is_ok(),
+        () = stop.cancelled() => false,
+    };
+    let mut outcome = Ok(());
+    if got {
+        tracing::info!(operator = %args.pod_name, "this operator holds the lease");
+        metrics.leading(true);
+        let controller = control(args, client, caches, triggered, Arc::clone(&metrics), stop.clone());
+        tokio::select! {
+            () = controller => {}
+            // Either way somebody else may work now, so this one has to end at once.
+            _ = holds.wait_for(|holds| !*holds) => outcome = Err(RunError::LeaseLost),
+        }
+        metrics.leading(false);
+    }
+    drop(holds);
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(5), manager).await {
+        tracing::warn!(%error, "the lease could not be given back");
+    }
+    outcome
+}
+
+async fn control(
+    args: &RunArgs,
+    client: Client,
+    caches: Caches,
+    triggered: mpsc::Receiver<ObjectRef<KvCluster>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let (clusters, writer) = reflector::store();
+    // Status changes are the operator's own; only a new spec needs a reconcile before the next second.
+    let stream = watcher(api::<KvCluster>(&client, &args.watch_namespace), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(
+            predicates::generation.combine(predicates::finalizers),
+            kube::runtime::PredicateConfig::default(),
+        );
+    let reporter = Reporter { controller: NAME.to_owned(), instance: Some(args.pod_name.clone()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        caches,
+        clusters: clusters.clone(),
+        metrics,
+        node_image: args.node_image.clone(),
+        memories: std::sync::Mutex::new(HashMap::new()),
+    });
+    Controller::for_stream(stream, clusters)
+        .reconcile_on(received(triggered))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(controller::reconcile, controller::error_policy, context)
+        // Failures are logged where they are handled, in the reconcile itself.
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send {
+    futures::stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
+}
