@@ -43,7 +43,6 @@ impl LabClient {
     }
 
     /// A request to be filled in and passed to [`Self::send`].
-    #[must_use]
     pub fn request(&self, method: Method, url: &str) -> reqwest::RequestBuilder {
         self.http.request(method, url)
     }

@@ -8,4 +8,5 @@ pub mod client;
 pub mod history;
 pub mod kind;
 pub mod load;
+pub mod processes;
 pub mod wait;

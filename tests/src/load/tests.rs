@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::history::{check, check_with_content};
 
+/// Value and version by key, and the last version.
+type Content = (BTreeMap<String, (Value, u64)>, u64);
+
 /// A register per key, behind one lock: correct, so histories of it must pass.
 #[derive(Default)]
 struct Fake {
-    data: std::sync::Mutex<(BTreeMap<String, (Value, u64)>, u64)>,
+    data: std::sync::Mutex<Content>,
     /// Answer so many writes with 500 after doing them.
     unlucky: AtomicUsize,
 }
@@ -104,7 +107,7 @@ async fn strict_clients_count_what_is_refused() {
 
 #[tokio::test]
 async fn a_node_that_hangs_leaves_the_outcome_unknown() {
-    let url = serve(Router::new().route("/set", post(|| std::future::pending::<()>()))).await;
+    let url = serve(Router::new().route("/set", post(std::future::pending::<()>))).await;
     let load = Load::new(Target::new(&url, [&url])).timeout(Duration::from_millis(50));
     let report = load.limit(Limit::Operations(1)).run().await.expect("it runs");
     let unknown =

@@ -1,0 +1,318 @@
+//! `quorumkv-operator local` over a manifest of its own.
+
+use std::{fmt, fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use futures::future::join_all;
+use quorumkv_api::{
+    Delay,
+    lab::{Role, StatusReply},
+    settings::format_duration,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{
+    ports::{PortBlock, listeners},
+    programs,
+    running::{Launch, Process, print_on_failure},
+};
+use crate::{client::LabClient, load::Target, wait};
+
+/// How long the store may take to come up, or to come back, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The fields of a KvCluster that tests turn.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// `spec.followers`.
+    pub followers: usize,
+    /// `spec.writeQuorum`.
+    pub write_quorum: u8,
+    /// `spec.delay`.
+    pub delay: Delay,
+    /// `spec.writeTimeout`.
+    pub write_timeout: Duration,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self { followers: 5, write_quorum: 3, delay: Delay::ZERO, write_timeout: Duration::from_secs(5) }
+    }
+}
+
+impl fmt::Display for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { followers, write_quorum, delay, write_timeout } = self;
+        let (min, max) = (format_duration(delay.min), format_duration(delay.max));
+        let write_timeout = format_duration(*write_timeout);
+        write!(
+            f,
+            "apiVersion: quorumkv.io/v1alpha1\nkind: KvCluster\nmetadata:\n  name: demo\nspec:\n  followers: {followers}\n  \
+             writeQuorum: {write_quorum}\n  delay: {{min: {min}, max: {max}}}\n  writeTimeout: {write_timeout}\n"
+        )
+    }
+}
+
+/// The operator's local mode with the nodes it runs.
+#[derive(Debug)]
+pub struct LocalOperator {
+    process: Process,
+    ports: PortBlock,
+    nodes: usize,
+    manifest: PathBuf,
+    client: LabClient,
+    /// Holds manifest and log; goes last.
+    _folder: TempDir,
+}
+
+impl LocalOperator {
+    /// Starts it and waits until a leader is active and every follower counts.
+    ///
+    /// # Errors
+    /// When the store does not come up; the message holds the end of the output.
+    pub async fn start(manifest: &Manifest) -> anyhow::Result<Self> {
+        let mut operator = Self::prepare(manifest)?;
+        operator.process.start()?;
+        operator.whole(PATIENCE).await?;
+        Ok(operator)
+    }
+
+    /// The operator, not yet started.
+    ///
+    /// # Errors
+    /// When there are no ports or no programs.
+    pub fn prepare(manifest: &Manifest) -> anyhow::Result<Self> {
+        let ports = PortBlock::take()?;
+        let folder = tempfile::tempdir().context("a folder for the manifest")?;
+        let file = folder.path().join("kvcluster.yaml");
+        fs::write(&file, manifest.to_string()).context("the manifest")?;
+        let text = |value: &dyn fmt::Display| value.to_string();
+        let launch = Launch {
+            name: "operator".to_owned(),
+            program: programs::operator()?,
+            arguments: vec![
+                "local".to_owned(),
+                "-f".to_owned(),
+                text(&file.display()),
+                "--port".to_owned(),
+                text(&ports.port(0)),
+                "--peer-port".to_owned(),
+                text(&ports.port(10)),
+                "--node-binary".to_owned(),
+                text(&programs::node()?.display()),
+            ],
+            environment: Vec::new(),
+        };
+        let process = Process::new(launch, folder.path());
+        let client = LabClient::new(Duration::from_secs(10))?;
+        Ok(Self { process, ports, nodes: manifest.followers + 1, manifest: file, client, _folder: folder })
+    }
+
+    /// The operator's own process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Client URLs of all nodes.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(index))).collect()
+    }
+
+    /// Speaks to client ports.
+    #[must_use]
+    pub fn client(&self) -> &LabClient {
+        &self.client
+    }
+
+    /// Where a load writes.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        let urls = self.urls();
+        Target::new(urls[0].clone(), urls)
+    }
+
+    /// First client port of the nodes.
+    #[must_use]
+    pub fn first_port(&self) -> u16 {
+        self.ports.port(0)
+    }
+
+    /// Saves another manifest, as an editor does: a new file that takes the old one's place.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, text: &str) -> anyhow::Result<()> {
+        let new = self.manifest.with_extension("new");
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &self.manifest)).context("the manifest")
+    }
+
+    /// Everything that listens on the store's ports, by port.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn listeners(&self) -> anyhow::Result<Vec<(u16, i32)>> {
+        listeners(self.ports.ports())
+    }
+
+    /// Process id of the node at this client URL.
+    ///
+    /// # Errors
+    /// When no process listens there.
+    pub fn node_pid(&self, url: &str) -> anyhow::Result<Pid> {
+        let port: u16 = url.rsplit(':').next().and_then(|port| port.parse().ok()).context("a URL with a port")?;
+        let found = self.listeners()?.into_iter().find(|(listening, _)| *listening == port);
+        let (_, pid) = found.with_context(|| format!("nobody listens at {url}"))?;
+        Pid::from_raw(pid).context("a process id is above zero")
+    }
+
+    /// Sends a signal to the node at this client URL.
+    ///
+    /// # Errors
+    /// When no process listens there.
+    pub fn signal_node(&self, url: &str, signal: Signal) -> anyhow::Result<()> {
+        kill_process(self.node_pid(url)?, signal).with_context(|| format!("{signal:?} to the node at {url}"))
+    }
+
+    /// The active leader of the highest epoch, with its URL.
+    ///
+    /// # Errors
+    /// When no node says that it leads.
+    pub async fn leader(&self) -> anyhow::Result<(String, StatusReply)> {
+        let urls = self.urls();
+        let answers = join_all(urls.iter().map(|url| async move { (url, self.client.status(url).await) })).await;
+        let mut seen = String::new();
+        let mut leaders = Vec::new();
+        for (url, answer) in answers {
+            match answer {
+                Ok(status) if status.role == Role::Leader && status.ready => leaders.push((url.clone(), status)),
+                Ok(status) => {
+                    seen += &format!("{url} {:?} epoch {} ready {}; ", status.role, status.epoch, status.ready)
+                }
+                Err(error) => seen += &format!("{url} {error:#}; "),
+            }
+        }
+        match leaders.into_iter().max_by_key(|(_, status)| status.epoch) {
+            Some(leader) => Ok(leader),
+            None => bail!("no leader: {seen}"),
+        }
+    }
+
+    /// Waits until the leader's status satisfies `condition`.
+    ///
+    /// # Errors
+    /// When it does not in time; the message holds the end of the output.
+    pub async fn leader_status(
+        &self,
+        what: &str,
+        within: Duration,
+        condition: impl Fn(&str, &StatusReply) -> bool,
+    ) -> anyhow::Result<(String, StatusReply)> {
+        let waited = wait::until(what, within, || async {
+            let (url, status) = self.leader().await?;
+            ensure!(condition(&url, &status), "{url}: {status:?}");
+            Ok((url, status))
+        });
+        waited.await.with_context(|| self.process.output_end(30))
+    }
+
+    /// Waits until a leader is active and the operator reports every follower ready.
+    ///
+    /// # Errors
+    /// As [`Self::leader_status`].
+    pub async fn whole(&self, within: Duration) -> anyhow::Result<(String, StatusReply)> {
+        let followers = self.nodes - 1;
+        let all = format!("followers {followers}/{followers}");
+        self.says("every follower counts", within, |line| line.contains("ready: leader") && line.contains(&all))
+            .await?;
+        self.leader_status("every follower has caught up", within, |_, status| {
+            status.followers.iter().filter(|follower| follower.connected && follower.lag == 0).count() == followers
+        })
+        .await
+    }
+
+    /// Waits until the last status line the operator printed satisfies `condition`.
+    ///
+    /// # Errors
+    /// When it does not in time; the message holds the end of the output.
+    pub async fn says(&self, what: &str, within: Duration, condition: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+        let waited = wait::until(what, within, || async {
+            let output = self.process.output();
+            let last = output.lines().rev().find(|line| line.contains("ready: leader") || line.contains("NOT READY"));
+            let last = last.context("no status line")?.to_owned();
+            ensure!(condition(&last), "{last}");
+            Ok(last)
+        });
+        waited.await.with_context(|| self.process.output_end(30))
+    }
+
+    /// Waits until the operator has printed a line that contains `text`.
+    ///
+    /// # Errors
+    /// When it does not in time; the message holds the end of the output.
+    pub async fn printed(&self, text: &str, within: Duration) -> anyhow::Result<String> {
+        let what = format!("the operator prints {text:?}");
+        let waited = wait::until(&what, within, || async {
+            let output = self.process.output();
+            output.lines().find(|line| line.contains(text)).map(str::to_owned).context("not yet")
+        });
+        waited.await.with_context(|| self.process.output_end(30))
+    }
+
+    /// Asks it to stop and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn interrupt(&mut self) -> anyhow::Result<std::process::ExitStatus> {
+        self.process.signal(Signal::INT)?;
+        self.process.ended(Duration::from_secs(20)).await
+    }
+}
+
+impl Drop for LocalOperator {
+    fn drop(&mut self) {
+        print_on_failure(std::iter::once(&self.process));
+        if !self.process.is_running() {
+            return;
+        }
+        let Ok(own) = self.process.pid() else { return };
+        // Halted first, so that it starts nothing while its children are being ended.
+        self.process.signal(Signal::STOP).ok();
+        for child in children_of(own) {
+            kill_process(child, Signal::KILL).ok();
+        }
+        self.process.kill().ok();
+    }
+}
+
+/// The processes that `parent` started and that have not been reaped.
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // pid (name) state parent ...; the name may hold anything, so what follows is counted from its end.
+            let of: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (of == parent.as_raw_nonzero().get()).then_some(Pid::from_raw(pid)?)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_by_its_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep is everywhere");
+        let found = children_of(rustix::process::getpid());
+        child.kill().expect("it runs");
+        child.wait().expect("it was killed");
+        assert!(
+            found.contains(&Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("above zero")),
+            "{found:?}"
+        );
+    }
+}
