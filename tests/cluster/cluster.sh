@@ -84,6 +84,10 @@ up() {
 }
 
 delete() {
+  local nodes
+  mapfile -t nodes < <(kind_nodes "$ENGINE" "$CLUSTER")
+  # Nothing in it is kept, so it need not shut down in good order (10 s).
+  "$ENGINE" kill "${nodes[@]}" >/dev/null 2>&1 || true
   "$BIN/kind" delete cluster --name "$CLUSTER" >&2
   # Also from the user's default file, which the line above cleans, and from ours.
   rm -rf "$STATE"

@@ -22,19 +22,42 @@ recipe_hash() {
 
 clean_up() {
   podman rm --force --ignore --time 0 "$BUILDER"
-  podman rmi --force "$IMAGE-base" || true # its layer stays, as the image's own
+  podman rmi "$IMAGE-base" || true # its layer stays, as the image's own
   rm -rf "$WORK"
 }
 
-build() {
+# Loading takes seconds where building takes minutes, and podman's storage does
+# not always outlive a machine's cache folder.
+save_archive() {
+  mkdir -p "$SAVED"
+  rm -f "$SAVED"/*.partial
+  podman save --quiet --output "$SAVED/$HASH.tar.partial" "$IMAGE"
+  mv "$SAVED/$HASH.tar.partial" "$SAVED/$HASH.tar"
+  # About 1 GB each: this one and the one before are enough.
+  find "$SAVED" -name '*.tar' -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
+    xargs -r -d '\n' rm -f
+}
+
+make_image() {
   if podman image exists "$IMAGE"; then return; fi
+  if [ -s "$SAVED/$HASH.tar" ]; then
+    steps_begin 1
+    run_step "load the node image from the cache" "$LOGS/node-image-load.log" \
+      podman load --quiet --input "$SAVED/$HASH.tar"
+    podman image exists "$IMAGE" && return
+    log "the archive in the cache holds something else: building the image"
+  fi
+  build
+}
+
+build() {
   # Shown with their own steps and seconds.
   "$CLUSTER_DIR/tools.sh" kubectl kubernetes coredns local-path-provisioner kind
   # Left by a run that was interrupted.
   rm -rf "$WORK"
   mkdir -p "$WORK" "$ARCHIVES"
   local began=$SECONDS l="$LOGS/node-image"
-  steps_begin 13
+  steps_begin 14
   run_step "Debian root" "$l-debian.log" root_debian
   run_step "kind's node files" "$l-kind.log" root_kind_files
   run_step "Kubernetes programs" "$l-kubernetes.log" root_kubernetes
@@ -48,6 +71,7 @@ build() {
   run_step "import the root" "$l-import.log" import_root
   run_step "load the images into it" "$l-load.log" load_images
   run_step "commit" "$l-commit.log" commit_image
+  run_step "save it in the cache" "$l-save.log" save_archive
   clean_up >"$l-clean-up.log" 2>&1
   log "built $IMAGE in $((SECONDS - began)) s"
 }
@@ -55,6 +79,7 @@ build() {
 HASH=$(recipe_hash)
 IMAGE="localhost/kind-node:v$KUBERNETES_VERSION-$HASH"
 WORK="$CACHE/node-image-$HASH"
+SAVED="$CACHE/node-images"
 ROOT="$WORK/root"
 ARCHIVES="$WORK/archives"
 BUILDER="quorumkv-node-image-$HASH"
@@ -71,5 +96,5 @@ is_root || die "the offline node image can only be built by root" \
 "$CLUSTER_DIR/prerequisites.sh" kind
 podman_settings
 podman_host_folders
-with_lock node-image build
+with_lock node-image make_image
 echo "$IMAGE"

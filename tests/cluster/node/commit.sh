@@ -8,8 +8,10 @@ IMAGE_SETTINGS=(
 )
 
 import_root() {
-  # Left by an interrupted run: it would stay behind without a name.
-  podman rmi --force "$IMAGE-base" 2>/dev/null || true
+  # Left by an interrupted run, it would stay behind without a name. Never by
+  # force, which would also remove containers that use an image.
+  podman rm --force --ignore "$BUILDER"
+  podman rmi "$IMAGE-base" 2>/dev/null || true
   tar -C "$ROOT" --numeric-owner -c . | podman import "${IMAGE_SETTINGS[@]}" - "$IMAGE-base"
 }
 

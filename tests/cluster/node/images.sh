@@ -17,10 +17,15 @@ image_from_folder() {
   shift 2
   archive="$ARCHIVES/$(basename "${name%:*}").tar"
   printf '%s\n' 'FROM scratch' 'COPY . /' 'ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' "$@" >"$folder.Dockerfile"
-  podman build --quiet --tag "$name" --file "$folder.Dockerfile" "$folder"
+  own_podman build --quiet --tag "$name" --file "$folder.Dockerfile" "$folder"
   rm -f "$archive" # podman does not write over an archive
-  podman save --quiet --output "$archive" "$name"
-  podman rmi --force "$name"
+  own_podman save --quiet --output "$archive" "$name"
+}
+
+# A storage of our own, thrown away with $WORK: these images bear well-known
+# names, and the user may have images and containers of the same names.
+own_podman() {
+  podman --root "$WORK/storage" --runroot "$WORK/run" --storage-driver vfs "$@"
 }
 
 image_folder() {
