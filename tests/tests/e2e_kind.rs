@@ -1,1 +1,74 @@
-fn main() {}
+//! The whole product on a real cluster: the chart, the operator, stores under load, failures, clean-up.
+//!
+//! Each step is a test of its own, but all share one kind cluster and go in the order written here; `cargo
+//! test --test e2e_kind -- NAME` runs those whose names contain NAME, after what they need was set up. A step
+//! that fails shows what the cluster looked like.
+//!
+//! Runs where `QUORUMKV_TEST_LAYERS` names `e2e` (as tests/run.sh does), or with `--include-ignored`.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `QUORUMKV_KEEP_CLUSTER=1` | leave the cluster for the next run, or to look at it |
+//! | `QUORUMKV_BINARIES=DIR` | make the images of the static programs there instead of building this checkout |
+
+mod e2e {
+    pub(crate) mod failures;
+    pub(crate) mod install;
+    pub(crate) mod isolation;
+    pub(crate) mod quiet;
+    pub(crate) mod refusals;
+    pub(crate) mod service;
+    pub(crate) mod settings;
+    pub(crate) mod store;
+    pub(crate) mod world;
+}
+
+use std::process::ExitCode;
+
+use e2e::{failures, install, isolation, quiet, refusals, service, settings, world::World};
+use libtest_mimic::{Arguments, Trial};
+
+/// The steps named after their functions.
+macro_rules! steps {
+    ($world:expr; $($module:ident::$step:ident),* $(,)?) => {
+        vec![$(
+            Trial::test(concat!(stringify!($module), "::", stringify!($step)), move || {
+                $world.run(|world| Box::pin($module::$step(world)))
+            })
+        ),*]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The steps share a cluster.
+    arguments.test_threads = Some(1);
+    let asked = std::env::var("QUORUMKV_TEST_LAYERS").is_ok_and(|layers| layers.split(',').any(|one| one == "e2e"));
+    let world: &'static World = World::leaked();
+    let steps = steps![world;
+        install::helm_installs_the_operator_where_restricted_pod_security_is_enforced,
+        install::helm_test_passes,
+        install::a_kvcluster_is_ready_within_60_seconds,
+        install::kubectl_shows_the_columns,
+        install::nothing_runs_with_more_rights_than_it_needs,
+        refusals::wrong_specs_are_refused_with_what_to_change,
+        refusals::changes_that_cannot_be_made_are_refused,
+        service::a_write_through_the_service_is_read_from_every_follower,
+        service::pods_reach_the_leader_and_the_followers_by_name,
+        settings::the_quorum_is_turned_under_load_without_a_failed_write,
+        settings::the_delay_is_turned_under_load_without_a_failed_write,
+        settings::the_operator_restarts_amid_a_change_and_disturbs_nothing,
+        failures::a_write_without_its_quorum_waits_and_then_says_so,
+        failures::a_follower_is_deleted_under_load_and_no_write_fails,
+        failures::the_leader_is_deleted_under_load_and_no_acknowledged_write_is_lost,
+        failures::leader_and_operator_are_deleted_together_and_no_acknowledged_write_is_lost,
+        isolation::two_stores_of_one_name_do_not_touch_each_other,
+        isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
+        quiet::an_idle_store_changes_no_object,
+        quiet::the_operator_counted_no_unexplained_error,
+    ];
+    let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();
+    let conclusion = libtest_mimic::run(&arguments, steps);
+    let ended = world.end();
+    if conclusion.has_failed() || !ended { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -46,7 +46,9 @@ pub struct PodSeen {
 }
 
 impl PodSeen {
-    fn of(pod: &Pod) -> Self {
+    /// What the API server says of the pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
         let status = pod.status.as_ref();
         let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();

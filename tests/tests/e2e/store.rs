@@ -1,0 +1,180 @@
+//! One KvCluster: what a person does with it, and how its nodes are reached.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use kube::{Api, api::DynamicObject};
+use quorumkv_api::CLIENT_PORT;
+use quorumkv_tests::{
+    client::LabClient,
+    kind::{
+        cluster::Kind,
+        objects::{self, PodSeen},
+        tunnel::Tunnel,
+    },
+    load::{Load, Target},
+    wait::until,
+};
+use serde_json::{Value, json};
+
+/// Longer than a write may take by its own timeout.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: &'static str,
+    pub(crate) name: &'static str,
+}
+
+impl Store {
+    pub(crate) fn new(kind: &Kind, namespace: &'static str, name: &'static str) -> Self {
+        Self { kind: kind.clone(), namespace, name }
+    }
+
+    /// `kubectl apply` of the KvCluster.
+    pub(crate) async fn apply(&self, spec: Value) -> anyhow::Result<()> {
+        self.kind.apply(&self.manifest(spec)).await?;
+        Ok(())
+    }
+
+    pub(crate) fn manifest(&self, spec: Value) -> Value {
+        json!({
+            "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": spec,
+        })
+    }
+
+    /// `kubectl` in its namespace.
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        Ok(self.kind.kubectl(["--namespace", self.namespace]).args(arguments).output().await?)
+    }
+
+    /// `kubectl patch` of the spec, as the documentation shows it.
+    pub(crate) async fn patch(&self, spec: Value) -> anyhow::Result<()> {
+        let patch = json!({"spec": spec}).to_string();
+        self.kubectl(&["patch", &format!("kvc/{}", self.name), "--type=merge", "--patch", &patch]).await?;
+        Ok(())
+    }
+
+    /// `kubectl wait` until the field of the status has that value; how long it took.
+    pub(crate) async fn wait_for_status(
+        &self,
+        field: &str,
+        value: impl std::fmt::Display,
+        limit: Duration,
+    ) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let wanted = format!("--for=jsonpath={{.status.{field}}}={value}");
+        let timeout = format!("--timeout={}s", limit.as_secs());
+        self.kubectl(&["wait", &format!("kvc/{}", self.name), &wanted, &timeout]).await?;
+        Ok(began.elapsed())
+    }
+
+    pub(crate) fn api(&self) -> Api<DynamicObject> {
+        objects::kvclusters(&self.kind.client, self.namespace)
+    }
+
+    pub(crate) async fn get(&self) -> anyhow::Result<DynamicObject> {
+        self.api().get(self.name).await.with_context(|| format!("get kvc/{} in {}", self.name, self.namespace))
+    }
+
+    pub(crate) async fn pods(&self) -> anyhow::Result<BTreeMap<String, PodSeen>> {
+        objects::pods(&self.kind.client, self.namespace, self.name).await
+    }
+
+    /// Waits until it is Ready by the present spec with every follower caught up and counted, and says so in
+    /// everything that people and Services go by.
+    pub(crate) async fn until_complete(&self, limit: Duration) -> anyhow::Result<DynamicObject> {
+        let what = format!("KvCluster {}/{} Ready with all followers", self.namespace, self.name);
+        until(&what, limit, || async {
+            let cluster = self.get().await?;
+            let pods = self.pods().await?;
+            is_complete(&cluster, &pods)?;
+            Ok(cluster)
+        })
+        .await
+    }
+
+    /// The pod that leads, by the status.
+    pub(crate) async fn leader(&self) -> anyhow::Result<String> {
+        let cluster = self.get().await?;
+        Ok(cluster.data["status"]["leader"].as_str().context("the status names no leader")?.to_owned())
+    }
+
+    /// A pod that follows.
+    pub(crate) async fn a_follower(&self) -> anyhow::Result<String> {
+        let leader = self.leader().await?;
+        self.pods().await?.into_keys().find(|name| *name != leader).context("there are no followers")
+    }
+
+    /// `kubectl delete pod`, without waiting for its end; the moment it was asked for.
+    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<Instant> {
+        let asked = Instant::now();
+        self.kubectl(&["delete", "pod", name, "--wait=false"]).await?;
+        Ok(asked)
+    }
+
+    /// To the Service that stands for the leader.
+    pub(crate) async fn service(&self) -> anyhow::Result<Tunnel> {
+        let open = Tunnel::to_service(&self.kind.client, self.namespace, self.name, CLIENT_PORT);
+        open.await.context("open a tunnel to the Service")
+    }
+
+    pub(crate) async fn pod(&self, name: &str) -> anyhow::Result<Tunnel> {
+        let open = Tunnel::to_pod(&self.kind.client, self.namespace, name, CLIENT_PORT);
+        open.await.with_context(|| format!("open a tunnel to pod {name}"))
+    }
+
+    /// Clients that know nothing but the Service: they are never sent to a pod's own address.
+    pub(crate) fn load(&self, service: &Tunnel, clients: usize) -> Load {
+        let target = Target::new(service.url(), [service.url()]).translated(|_| None);
+        Load::new(target).clients(clients).keys(format!("load-{}", rand::random::<u32>()), 8).timeout(ANSWER_LIMIT)
+    }
+
+    pub(crate) fn client(&self) -> anyhow::Result<LabClient> {
+        LabClient::new(ANSWER_LIMIT)
+    }
+
+    /// Every pod is the same run of the same pod as before.
+    pub(crate) async fn ensure_same_runs(&self, before: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
+        let runs = |pods: &BTreeMap<String, PodSeen>| -> BTreeMap<String, (String, i32)> {
+            pods.iter().map(|(name, pod)| (name.clone(), (pod.uid.clone(), pod.restarts))).collect()
+        };
+        let now = self.pods().await?;
+        ensure!(runs(before) == runs(&now), "pods were replaced or restarted: {:#?}, before {:#?}", now, before);
+        Ok(())
+    }
+}
+
+fn is_complete(cluster: &DynamicObject, pods: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
+    let status = &cluster.data["status"];
+    let spec = &cluster.data["spec"];
+    let [ready, reason, message] = objects::condition(cluster, "Ready");
+    ensure!(ready == "True", "condition Ready is {ready:?}: {reason}: {message}");
+    let generation = cluster.metadata.generation;
+    ensure!(
+        status["observedGeneration"].as_i64() == generation,
+        "the status is of generation {}, the spec of {generation:?}",
+        status["observedGeneration"],
+    );
+    let followers = spec["followers"].as_i64().context("spec.followers")?;
+    ensure!(
+        status["readyFollowers"].as_i64() == Some(followers),
+        "{} of {followers} followers are ready ({reason}: {message})",
+        status["readyFollowers"],
+    );
+    ensure!(status["writeQuorum"] == spec["writeQuorum"], "writeQuorum applied: {}", status["writeQuorum"]);
+    let leader = status["leader"].as_str().context("the status names no leader")?;
+    let recorded = objects::recorded_copies(cluster);
+    ensure!(recorded.keys().eq(pods.keys()), "recorded are {recorded:?}, pods are {:?}", pods.keys());
+    for (name, pod) in pods {
+        let role = if name == leader { "leader" } else { "follower" };
+        ensure!(pod.role == role && pod.ready, "pod {name} shall be a ready {role}, and is {pod:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! What the steps share: the cluster, the operator in it, the store that most of them use. Each is set up when
+//! the first step asks for it; if that fails, every step that needs it fails with the same words.
+
+use std::{
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use futures::{FutureExt as _, future::BoxFuture};
+use libtest_mimic::Failed;
+use quorumkv_tests::kind::{
+    cluster::{Images, Kind},
+    diagnose,
+};
+use serde_json::json;
+use tokio::{runtime::Runtime, sync::OnceCell};
+
+use super::store::Store;
+
+/// The kind cluster.
+const CLUSTER: &str = "quorumkv-e2e";
+/// The operator's namespace, and its helm release.
+pub(crate) const SYSTEM: &str = "quorumkv-system";
+pub(crate) const RELEASE: &str = "quorumkv";
+/// Where the store is that most steps use.
+pub(crate) const FIRST: &str = "e2e-first";
+/// Where another store of the same name is.
+pub(crate) const SECOND: &str = "e2e-second";
+/// No step takes that long, unless something hangs.
+const STEP_LIMIT: Duration = Duration::from_mins(4);
+/// Setting up builds programs, the first time.
+const SET_UP_LIMIT: Duration = Duration::from_mins(75);
+
+/// Set up at most once; failed once is failed for good.
+type Once<T> = OnceCell<Result<T, String>>;
+
+pub(crate) struct World {
+    runtime: Runtime,
+    kind: Once<(Kind, Images)>,
+    operator: Once<()>,
+    store: Once<(Store, Duration)>,
+    facts: Mutex<Vec<String>>,
+    described: AtomicBool,
+}
+
+impl World {
+    /// Lives as long as the process: steps run on other threads, and borrow it.
+    pub(crate) fn leaked() -> &'static Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let world = Box::leak(Box::new(Self {
+            runtime,
+            kind: OnceCell::new(),
+            operator: OnceCell::new(),
+            store: OnceCell::new(),
+            facts: Mutex::default(),
+            described: AtomicBool::new(false),
+        }));
+        let shared: &'static Self = world;
+        shared.runtime.spawn(async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                println!("\ninterrupted");
+                shared.clean_up().await;
+                std::process::exit(130);
+            }
+        });
+        shared
+    }
+
+    /// Runs one step; a failure tells what the cluster looked like.
+    pub(crate) fn run(
+        &'static self,
+        step: impl FnOnce(&'static Self) -> BoxFuture<'static, anyhow::Result<()>>,
+    ) -> Result<(), Failed> {
+        self.runtime.block_on(async {
+            let set_up = async {
+                // Within a limit of its own; the steps ask again and get the answer at once.
+                let first = tokio::time::timeout(SET_UP_LIMIT, self.kind()).await;
+                first.map_err(|_| anyhow!("setting up took longer than {SET_UP_LIMIT:?}"))?.map(|_| ())
+            };
+            if let Err(error) = set_up.await {
+                return Err(format!("{error:#}").into());
+            }
+            let began = Instant::now();
+            let outcome = tokio::time::timeout(STEP_LIMIT, AssertUnwindSafe(step(self)).catch_unwind()).await;
+            let error = match outcome {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(error))) => format!("{error:#}"),
+                Ok(Err(panic)) => text_of(&*panic),
+                Err(_) => format!("the step did not end within {STEP_LIMIT:?}"),
+            };
+            let after = began.elapsed();
+            Err(format!("after {after:.1?}: {error}\n{}", self.describe().await).into())
+        })
+    }
+
+    /// Remembers a measurement, shown when all is over.
+    pub(crate) fn fact(&self, text: String) {
+        self.facts.lock().expect("nobody panics while holding it").push(text);
+    }
+
+    /// The cluster, with the images loaded, without anything of an earlier run.
+    pub(crate) async fn kind(&self) -> anyhow::Result<&Kind> {
+        Ok(&self.kind_and_images().await?.0)
+    }
+
+    async fn kind_and_images(&self) -> anyhow::Result<&(Kind, Images)> {
+        get(&self.kind, "the cluster", async {
+            let began = Instant::now();
+            let kind = Kind::up(CLUSTER).await?;
+            let up = began.elapsed();
+            kind.delete_namespaces(&[FIRST, SECOND, SYSTEM]).await?;
+            // Kept by helm, and with it the schema of an earlier run.
+            kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
+                .output()
+                .await?;
+            let began = Instant::now();
+            let binaries = std::env::var_os("QUORUMKV_BINARIES").map(PathBuf::from);
+            let images = kind.load_images(binaries.as_deref()).await?;
+            self.fact(format!("cluster up in {:.1?}, images built and loaded in {:.1?}", up, began.elapsed()));
+            Ok((kind, images))
+        })
+        .await
+    }
+
+    /// The cluster with the operator in it.
+    pub(crate) async fn operator(&self) -> anyhow::Result<&Kind> {
+        let (kind, images) = self.kind_and_images().await?;
+        get(&self.operator, "the operator", async {
+            for namespace in [SYSTEM, FIRST, SECOND] {
+                kind.create_restricted_namespace(namespace).await?;
+            }
+            let began = Instant::now();
+            kind.install(RELEASE, SYSTEM, images).await?;
+            self.fact(format!("helm install, until the operator is up: {:.1?}", began.elapsed()));
+            Ok(())
+        })
+        .await?;
+        Ok(kind)
+    }
+
+    /// The store that most steps use, made but not necessarily Ready, and how long it took to become that.
+    pub(crate) async fn first_store(&self) -> anyhow::Result<&(Store, Duration)> {
+        let kind = self.operator().await?;
+        get(&self.store, "the first store", async {
+            let store = Store::new(kind, FIRST, "demo");
+            let began = Instant::now();
+            store.apply(json!({"delay": {"min": "10ms", "max": "150ms"}})).await?;
+            store.until_complete(Duration::from_mins(3)).await?;
+            Ok((store, began.elapsed()))
+        })
+        .await
+    }
+
+    /// The store that most steps use, Ready and with every follower: whatever the step before did to it.
+    pub(crate) async fn ready_store(&self) -> anyhow::Result<&Store> {
+        let (store, _) = self.first_store().await?;
+        store.until_complete(Duration::from_mins(1)).await?;
+        Ok(store)
+    }
+
+    /// Shows what was measured, and removes the cluster unless it shall stay. Whether that succeeded.
+    pub(crate) fn end(&'static self) -> bool {
+        for fact in self.facts.lock().expect("nobody panics while holding it").iter() {
+            println!("measured: {fact}");
+        }
+        self.runtime.block_on(self.clean_up())
+    }
+
+    async fn clean_up(&self) -> bool {
+        let Some(Ok((kind, _))) = self.kind.get() else { return true };
+        if std::env::var("QUORUMKV_KEEP_CLUSTER").is_ok_and(|keep| keep == "1") {
+            println!("kept: the kind cluster {CLUSTER}; tests/cluster/cluster.sh down --name {CLUSTER} removes it");
+            return true;
+        }
+        match kind.down().await {
+            Ok(()) => true,
+            Err(error) => {
+                println!("the kind cluster {CLUSTER} was not removed: {error}");
+                false
+            }
+        }
+    }
+
+    async fn describe(&self) -> String {
+        let Some(Ok((kind, _))) = self.kind.get() else { return String::new() };
+        // When the operator or the store could not be set up, all later steps fail for the same reason.
+        let failed_for_good = matches!(self.operator.get(), Some(Err(_))) || matches!(self.store.get(), Some(Err(_)));
+        if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
+            return "(what the cluster looked like is shown with the first failure)".to_owned();
+        }
+        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND]).await
+    }
+}
+
+async fn get<'a, T>(
+    once: &'a Once<T>,
+    what: &str,
+    set_up: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<&'a T> {
+    let done = once.get_or_init(|| async { set_up.await.map_err(|error| format!("{error:#}")) }).await;
+    done.as_ref().map_err(|error| anyhow!("{what} could not be set up: {error}"))
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("the step panicked").to_owned()
+}
