@@ -1,25 +1,26 @@
-{{/* What the operator's code does, and no more; beside each rule, what for. */}}
+{{/* What the operator's code does, and no more: the table at the top of operator/src/controller.rs. */}}
 {{- define "quorumkv.operatorRules" -}}
-# The spec is read; the record of epochs, leaders and members is written to the status alone.
+# The spec is read, and the record read live before every election.
 - apiGroups: [quorumkv.io]
   resources: [kvclusters]
   verbs: [get, list, watch]
+# The record of epochs, leaders and members, and the report to users.
 - apiGroups: [quorumkv.io]
   resources: [kvclusters/status]
-  verbs: [get, patch, update]
-# Owner references that hold back a deletion ask for this where the cluster enforces it.
-- apiGroups: [quorumkv.io]
-  resources: [kvclusters/finalizers]
-  verbs: [update]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [services, secrets]
-  verbs: [get, list, watch, create, patch, delete]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
+# The peer token of each store, made once. Not list or watch: other Secrets are none of its business.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create]
 # The role label is set on pods, and a pod is replaced by deleting it.
 - apiGroups: [""]
   resources: [pods]
