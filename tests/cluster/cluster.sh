@@ -62,6 +62,13 @@ create() {
   # A pod made before this account exists is refused.
   wait_until 60 kube "$OWN" --namespace default get serviceaccount default ||
     die "the 'default' service account did not appear within 60 s"
+  # The node is Ready some seconds before cluster DNS and volumes are.
+  local namespace
+  for namespace in kube-system local-path-storage; do
+    "$BIN/kubectl" --kubeconfig "$OWN" --namespace "$namespace" wait deployment --all \
+      --for=condition=Available --timeout 120s >/dev/null ||
+      die "the deployments in namespace $namespace did not become available within 120 s"
+  done
   cluster_is_healthy "$OWN" || die "the cluster came up but is not healthy" "look: $0 status --name $CLUSTER"
   log "cluster '$CLUSTER' is ready after $((SECONDS - began)) s"
 }
