@@ -275,6 +275,6 @@ mod tests {
     fn a_manifest_is_held_to_the_rules_of_the_crd() {
         let manifest = KvCluster::new("demo", serde_json::from_value(json!({"writeQuorum": 9})).expect("a spec"));
         let error = validate_local(&manifest, |n| NodeId(format!("n{n}"))).expect_err("refused").to_string();
-        assert!(error.contains("lower writeQuorum to 5 or less"), "{error}");
+        assert!(error.contains("lower writeQuorum to the number of followers or less"), "{error}");
     }
 }

@@ -149,7 +149,7 @@ mod tests {
     #[rstest]
     #[case("spec: {writeQorum: 1}", "unknown field spec.writeQorum")]
     #[case("spec: {delay: {minimum: 1ms}}", "unknown field spec.delay.minimum")]
-    #[case("spec: {writeQuorum: 6}", "lower writeQuorum to 5 or less")]
+    #[case("spec: {writeQuorum: 6}", "lower writeQuorum to the number of followers or less")]
     #[case("spec: {writeQuorum: many}", "is no KvCluster")]
     #[case("spec: {storage: {type: Persistent, size: 1Gi}}", "not supported by this release")]
     #[case("spec: [", "is no KvCluster")]

@@ -148,6 +148,7 @@ fn command(address: &PeerAddress, (port, peer_port): (u16, u16), launch: &Launch
         .env("ADVERTISE_URL", &address.client_url)
         .env("PEER_TOKEN", &launch.token)
         .env("RUST_LOG", &launch.log_level)
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
