@@ -164,9 +164,9 @@ impl<S: Storage> Driver<S> {
                 self.recoveries.push((epoch, process_id, answer));
                 return;
             }
-            Command::StreamUp { peer, stream, welcome, outbound } => {
+            Command::StreamUp { peer, stream, epoch, welcome, outbound } => {
                 self.outbox.open(stream, outbound);
-                Input::StreamUp { peer, stream, welcome }
+                Input::StreamUp { peer, stream, epoch, welcome }
             }
             Command::FromFollower { peer, stream, message } => Input::FromFollower { peer, stream, message },
             Command::StreamDown { peer, stream } => {

@@ -132,6 +132,8 @@ pub enum Command {
         peer: NodeId,
         /// The stream.
         stream: StreamId,
+        /// The epoch with which it was greeted.
+        epoch: Epoch,
         /// What it said.
         welcome: Welcome,
         /// Its writer.

@@ -13,7 +13,10 @@ use quorumkv_api::{
     peer::{FenceReply, Member, SettingsEntry},
 };
 
-use crate::LEASE;
+use crate::{
+    LEASE,
+    planted::{Bug, planted},
+};
 
 /// What the manager has on record, read live and never from a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +112,7 @@ pub fn elect(
     let counted: Vec<&FenceReply> =
         answers.iter().filter(|answer| record.members.contains(&member_of(answer))).collect();
     let required = required_answers(record.nodes, &counted);
-    if counted.len() >= required {
+    if counted.len() >= required || planted(Bug::ElectWithoutQuorum) && !counted.is_empty() {
         return Ok(choose(&counted, answers, preference, record.members.clone()));
     }
     // The last named leader holds every acknowledged write of its own epoch and all before it, so its copy
@@ -170,6 +173,10 @@ fn required_answers(nodes: usize, counted: &[&FenceReply]) -> usize {
         return nodes.saturating_sub(1).max(1);
     };
     let in_force = |entry: &&SettingsEntry| entry.position.seq >= committed;
+    if planted(Bug::IgnoreSettingsInRecovery) {
+        let newest = counted.iter().flat_map(|answer| &answer.settings).max_by_key(|entry| entry.position);
+        return newest.map_or(nodes, |entry| nodes.saturating_sub(usize::from(entry.settings.write_quorum.0)));
+    }
     counted
         .iter()
         .flat_map(|answer| answer.settings.iter().filter(in_force))

@@ -9,6 +9,7 @@ use crate::{
     message::{
         Append, Effects, FollowerMessage, Hello, LeaderMessage, Micros, SnapshotMeta, SnapshotSource, StreamId, Welcome,
     },
+    planted::{Bug, planted},
     replica::Replica,
 };
 
@@ -50,8 +51,13 @@ impl Follower {
         if same_epoch && self.followed.as_ref().is_some_and(|followed| followed.leader != *leader) {
             return Err(replica.refuse(Refusal::OtherLeader, format!("epoch {epoch} has another leader than {leader}")));
         }
-        replica.promise(epoch);
+        if !planted(Bug::AcceptWithoutPromise) {
+            replica.promise(epoch);
+        }
         if !same_epoch {
+            if planted(Bug::TruncateBelowCommit) {
+                replica.truncate(Seq(replica.commit.0.saturating_sub(2)).max(replica.log.base()));
+            }
             self.match_seq = Seq(0);
             self.stream = None;
         }
@@ -129,7 +135,8 @@ impl Follower {
             let text = format!("this log does not hold entry {prev}; it ends at {}", replica.log.last());
             Err(replica.refuse(Refusal::LogMismatch, text))
         };
-        if replica.log.epoch_at(prev.seq) != Some(prev.epoch) {
+        let held = replica.log.epoch_at(prev.seq);
+        if held != Some(prev.epoch) && !(planted(Bug::SkipPreviousCheck) && held.is_some()) {
             return mismatch(replica);
         }
         for entry in entries {

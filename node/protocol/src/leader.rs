@@ -15,6 +15,7 @@ use crate::{
         Welcome, WriteId, WriteOutcome,
     },
     peers::Peers,
+    planted::{Bug, planted},
     quorum,
     replica::Replica,
 };
@@ -89,13 +90,19 @@ impl Leader {
 
     /// Whether the epoch's opening entries are committed, so that clients may be served.
     pub(crate) fn is_active(&self, replica: &Replica) -> bool {
-        self.opening.is_some_and(|(_, last)| replica.commit >= last)
+        self.opening.is_some_and(|(_, last)| replica.commit >= last || planted(Bug::ServeBeforeBarrier))
     }
 
     /// Until when reads are leased: as many followers as the largest quorum in force or uncommitted answered
     /// a heartbeat made a lease ago or later, so no recovery can have happened without one of them.
     pub(crate) fn lease_until(&self, replica: &Replica) -> Option<Micros> {
-        let quorum = replica.log.largest_quorum()?;
+        if planted(Bug::IgnoreLease) {
+            return Some(Micros(u64::MAX));
+        }
+        let mut quorum = replica.log.largest_quorum()?;
+        if planted(Bug::LeaseOnSmallerQuorum) {
+            quorum = replica.log.settings().iter().map(|entry| entry.settings.write_quorum).min()?;
+        }
         let heartbeat = self.peers.heartbeat_answered_by(usize::from(quorum.0))?;
         Some(heartbeat.after(LEASE - LEASE_MARGIN))
     }
@@ -211,6 +218,9 @@ impl Leader {
         peer.stream = Some(stream);
         peer.present(welcome.storage_id, last);
         peer.next = replica.log.common(&welcome.outline).next();
+        if planted(Bug::SkipPreviousCheck) {
+            peer.next = welcome.outline.last.min(last).next();
+        }
         peer.told_commit = Seq(0);
         // The follower's own word for its log does not count: the next message asks it to acknowledge.
         self.next_heartbeat = Micros(0);
@@ -233,7 +243,7 @@ impl Leader {
             FollowerMessage::Rejected { promised } => {
                 return if *promised > self.epoch { Verdict::StepDown } else { Verdict::Lead };
             }
-            FollowerMessage::Welcome(welcome) => self.stream_up(replica, node, stream, welcome),
+
             FollowerMessage::Ack { epoch, match_seq, heartbeat } if *epoch == self.epoch => {
                 let Some((number, peer)) = self.peers.on_stream(node, stream) else { return Verdict::Lead };
                 // A follower cannot hold more than the leader ever appended; do not let it count as more.
@@ -249,7 +259,8 @@ impl Leader {
                     peer.in_flight.clear();
                 }
             }
-            FollowerMessage::Ack { .. } | FollowerMessage::Mismatch { .. } => {}
+            // Of another epoch; or a welcome, which comes as an input of its own.
+            FollowerMessage::Ack { .. } | FollowerMessage::Mismatch { .. } | FollowerMessage::Welcome(_) => {}
         }
         Verdict::Lead
     }
@@ -313,7 +324,7 @@ impl Leader {
         let settings = replica.log.settings();
         let commit = quorum::committed(self.peers.acknowledged(), settings, replica.commit, replica.durable);
         // An entry of an earlier epoch is safe only under one of this epoch (Raft, section 5.4.2).
-        if commit >= first && commit > replica.commit {
+        if (commit >= first || planted(Bug::CommitOldEpoch)) && commit > replica.commit {
             replica.set_commit(commit);
             self.commit_notice.get_or_insert(now.after(COMMIT_NOTICE));
         }

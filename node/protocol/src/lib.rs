@@ -18,6 +18,7 @@ pub mod log;
 pub mod message;
 mod node;
 mod peers;
+pub mod planted;
 pub mod quorum;
 mod replica;
 

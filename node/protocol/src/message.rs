@@ -297,6 +297,8 @@ pub enum Input {
         peer: NodeId,
         /// The stream.
         stream: StreamId,
+        /// The epoch with which it was greeted; a stream of an earlier epoch of this leader is ignored.
+        epoch: Epoch,
         /// What it said.
         welcome: Welcome,
     },
@@ -408,6 +410,9 @@ pub enum Persist {
     Snapshot(SnapshotMeta),
     /// Keep these entries of [`crate::Node::log`].
     Append(RangeInclusive<Seq>),
+    /// Entries up to here are known committed; a recovery that knows which settings are committed can do
+    /// with fewer answers.
+    Commit(Seq),
 }
 
 /// Whether this node leads, and to whom it keeps streams.

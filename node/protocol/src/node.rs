@@ -15,6 +15,7 @@ use crate::{
         Append, Effects, Entry, FollowerMessage, Hello, Input, Micros, ReplyBody, RequestId, SnapshotMeta,
         SnapshotSource, WriteOutcome,
     },
+    planted::{Bug, planted},
     replica::{Identity, Recovered, Replica},
 };
 
@@ -106,8 +107,8 @@ impl Node {
     /// Inputs that come from streams, storage and time.
     fn step_stream(&mut self, now: Micros, input: Input, effects: &mut Effects) {
         match input {
-            Input::StreamUp { peer, stream, welcome } => {
-                if let Some(leader) = &mut self.leader {
+            Input::StreamUp { peer, stream, epoch, welcome } => {
+                if let Some(leader) = self.leader.as_mut().filter(|leader| leader.epoch == epoch) {
                     leader.stream_up(&self.replica, &peer, stream, &welcome);
                 }
             }
@@ -277,14 +278,15 @@ impl Node {
         if self.leader.as_ref().is_some_and(|leader| leader.epoch == *epoch) {
             return Ok(());
         }
-        if *epoch != replica.promised {
+        let unpromised = *epoch > replica.promised && !planted(Bug::PromoteChangedNode);
+        if *epoch < replica.promised || unpromised {
             return Err(replica.refuse_stale(*epoch));
         }
-        if *storage_id != identity.storage_id {
+        if *storage_id != identity.storage_id && !planted(Bug::PromoteChangedNode) {
             let text = format!("this node holds copy {}, not {storage_id}", identity.storage_id);
             return Err(replica.refuse(Refusal::OtherStorage, text));
         }
-        if *process_id != identity.process_id {
+        if *process_id != identity.process_id && !planted(Bug::PromoteChangedNode) {
             let text = format!("this is process {}, not {process_id}: it started since", identity.process_id);
             return Err(replica.refuse(Refusal::OtherProcess, text));
         }

@@ -11,6 +11,7 @@ use crate::{
     LEASE, Limits,
     log::Log,
     message::{Effects, Entry, Micros, Persist, SnapshotMeta, Ticket},
+    planted::{Bug, planted},
 };
 
 /// Who this node is.
@@ -35,6 +36,8 @@ pub struct Recovered {
     pub snapshot: Option<SnapshotMeta>,
     /// The entries after the snapshot.
     pub entries: Vec<Entry>,
+    /// The last entry that was noted as committed.
+    pub commit: Seq,
 }
 
 #[derive(Debug)]
@@ -56,23 +59,28 @@ pub(crate) struct Replica {
     handed: Seq,
     truncate_to: Option<Seq>,
     promise_changed: bool,
+    /// Commit as storage was told.
+    noted_commit: Seq,
+    /// Place of the last committed settings that storage was told of.
+    noted_settings: Seq,
     installed: Option<SnapshotMeta>,
 }
 
 impl Replica {
     pub(crate) fn new(identity: Identity, limits: Limits, recovered: Recovered, now: Micros) -> Self {
-        let Recovered { promised, snapshot, entries } = recovered;
+        let Recovered { promised, snapshot, entries, commit: noted } = recovered;
         let mut log = Log::default();
         let mut commit = Seq(0);
         if let Some(meta) = &snapshot {
             log.reset(meta);
             commit = meta.outline.last;
-            log.commit(commit);
         }
         for entry in entries {
             log.append(entry);
         }
         let last = log.last_seq();
+        commit = commit.max(noted.min(last));
+        log.commit(commit);
         Self {
             identity,
             limits,
@@ -81,13 +89,15 @@ impl Replica {
             commit,
             durable: last,
             // An earlier run of this process may have granted a lease a moment before it ended.
-            leased_until: now.after(LEASE),
+            leased_until: if planted(Bug::ForgetLeaseOnRestart) { now } else { now.after(LEASE) },
             applied: Seq(0),
             ticket: Ticket::default(),
             outstanding: VecDeque::new(),
             handed: last,
             truncate_to: None,
             promise_changed: false,
+            noted_commit: commit,
+            noted_settings: commit,
             installed: None,
         }
     }
@@ -112,7 +122,11 @@ impl Replica {
 
     /// Forgets the entries after `last`, which must not be below commit.
     pub(crate) fn truncate(&mut self, last: Seq) {
-        assert!(last >= self.commit, "truncating to {last} would undo committed entries up to {}", self.commit);
+        assert!(
+            last >= self.commit || planted(Bug::TruncateBelowCommit),
+            "truncating to {last} would undo committed entries up to {}",
+            self.commit
+        );
         if last >= self.log.last_seq() {
             return;
         }
@@ -168,12 +182,20 @@ impl Replica {
             effects.persist.push(Persist::Append(self.handed.next()..=last));
             self.handed = last;
         }
+        // Commit is noted with whatever is written anyway, and by itself when it covers new settings.
+        let settings = self.log.committed_settings().map_or(Seq(0), |entry| entry.position.seq);
+        let noteworthy = !effects.persist.is_empty() || settings > self.noted_settings;
+        if noteworthy && self.commit > self.noted_commit {
+            effects.persist.push(Persist::Commit(self.commit));
+            self.noted_commit = self.commit;
+            self.noted_settings = self.noted_settings.max(settings);
+        }
         if !effects.persist.is_empty() {
             self.ticket = Ticket(self.ticket.0 + 1);
             self.outstanding.push_back((self.ticket, last));
         }
         effects.ticket = self.ticket;
-        effects.commit = self.commit;
+        effects.commit = if planted(Bug::ReadUncommitted) { last } else { self.commit };
         self.applied = self.commit;
     }
 

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use quorumkv_api::{NodeId, lab::Role, peer::PeerAddress};
+use quorumkv_api::{Epoch, NodeId, lab::Role, peer::PeerAddress};
 use quorumkv_protocol::{FollowerMessage, Hello, StreamId, Welcome};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
@@ -52,7 +52,7 @@ pub async fn run(
         }
     };
     info!(follower = %node, epoch = %hello.epoch, copy = %welcome.storage_id, "the stream is up");
-    let served = serve(driver, node, stream, welcome, &mut payloads, write).await;
+    let served = serve(driver, node, stream, (hello.epoch, welcome), &mut payloads, write).await;
     served.map_err(|error| {
         driver.metrics.stream_broke(Role::Leader);
         (true, error)
@@ -63,14 +63,14 @@ async fn serve(
     driver: &DriverHandle,
     node: &NodeId,
     stream: StreamId,
-    welcome: Welcome,
+    (epoch, welcome): (Epoch, Welcome),
     payloads: &mut Payloads<impl AsyncRead + Unpin>,
     write: impl AsyncWrite + Unpin,
 ) -> Result<(), StreamError> {
     let (outbound, queue) = mpsc::channel(outbox::QUEUE);
     // However this ends, also by being dropped, the core has to hear of it.
     let _down = Down { driver: driver.clone(), peer: node.clone(), stream };
-    driver.send(Command::StreamUp { peer: node.clone(), stream, welcome, outbound }).await?;
+    driver.send(Command::StreamUp { peer: node.clone(), stream, epoch, welcome, outbound }).await?;
     tokio::select! {
         read = read_all(driver, node, stream, payloads) => read,
         written = write_all(write, queue) => written,

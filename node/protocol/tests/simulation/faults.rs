@@ -1,6 +1,7 @@
 //! Crashes, lost copies, pauses and partitions.
 
-use rand::RngExt;
+use quorumkv_api::lab::Role;
+use rand::{RngExt, rngs::StdRng};
 
 use crate::{
     node::SimNode,
@@ -13,10 +14,30 @@ pub(crate) enum Fault {
     Mend(usize),
 }
 
-impl SimNode {
-    /// A paused node answers nobody.
-    pub(crate) fn cut_from_managers(&self, now: u64) -> bool {
-        !self.is_up() || self.paused_until(now).is_some()
+/// How often each kind of fault is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weights {
+    crash: u32,
+    lose: u32,
+    pause: u32,
+    isolate: u32,
+    cut: u32,
+    hide: u32,
+    break_streams: u32,
+}
+
+impl Weights {
+    pub(crate) fn from_rng(rng: &mut StdRng) -> Self {
+        let mut weight = || [0, 1, 4][rng.random_range(0..3)];
+        Self {
+            crash: weight(),
+            lose: weight(),
+            pause: weight(),
+            isolate: weight(),
+            cut: weight(),
+            hide: weight(),
+            break_streams: 1,
+        }
     }
 }
 
@@ -28,27 +49,47 @@ impl World {
         let mean = u64::try_from(self.plan.fault_every.as_micros()).unwrap_or(u64::MAX);
         let after = self.rng.random_range(mean / 4..mean * 2);
         self.schedule(after, Event::NextFault);
-        let node = self.rng.random_range(0..self.nodes.len());
-        match self.rng.random_range(0..10) {
-            0..4 => self.crash(node),
-            4..6 => {
-                let until = self.now + self.rng.random_range(50_000..3_000_000);
-                self.nodes[node].pause(until);
-            }
-            6..8 => self.isolate(node),
-            8 => {
-                let other = self.rng.random_range(0..self.nodes.len());
-                self.cut(node, other);
-            }
-            _ => self.break_streams(|stream| stream.follower == node || stream.leader == node),
+        let node = self.victim();
+        let Weights { crash, lose, pause, isolate, cut, hide, break_streams } = self.plan.weights;
+        let mut draw = self.rng.random_range(0..crash + lose + pause + isolate + cut + hide + break_streams);
+        let mut drawn = |weight: u32| {
+            let hit = draw < weight;
+            draw = draw.wrapping_sub(weight);
+            hit
+        };
+        if drawn(crash) {
+            self.crash(node, !self.plan.persistent);
+        } else if drawn(lose) {
+            self.crash(node, true);
+        } else if drawn(pause) {
+            let until = self.now + self.rng.random_range(50_000..3_000_000);
+            self.nodes[node].pause(until);
+        } else if drawn(isolate) {
+            self.isolate(node);
+        } else if drawn(cut) {
+            let other = self.rng.random_range(0..self.nodes.len());
+            self.cut(node, other);
+        } else if drawn(hide) {
+            let until = self.now + self.rng.random_range(100_000..4_000_000);
+            self.nodes[node].cut_off_from_managers(until);
+        } else {
+            self.break_streams(|stream| stream.follower == node || stream.leader == node);
         }
     }
 
-    fn crash(&mut self, index: usize) {
+    fn victim(&mut self) -> usize {
+        let leads = |node: &SimNode| node.core.as_ref().is_some_and(|core| core.view().role == Role::Leader);
+        let leader = self.nodes.iter().rposition(leads);
+        match leader {
+            Some(leader) if self.rng.random_bool(self.plan.strike_leader) => leader,
+            _ => self.rng.random_range(0..self.nodes.len()),
+        }
+    }
+
+    fn crash(&mut self, index: usize, lose: bool) {
         if !self.nodes[index].is_up() {
             return;
         }
-        let lose = !self.plan.persistent || self.rng.random_bool(0.2);
         if lose && !self.covered_without(index) {
             return;
         }
@@ -83,7 +124,7 @@ impl World {
             .flat_map(|core| core.log().settings().iter().map(|entry| entry.settings.write_quorum.0))
             .min()
             .unwrap_or(1);
-        remaining >= self.nodes.len() - usize::from(smallest) && remaining + 1 >= self.nodes.len() / 2
+        remaining >= self.nodes.len() - usize::from(smallest)
     }
 
     fn isolate(&mut self, index: usize) {
@@ -136,6 +177,7 @@ impl World {
         for index in 0..self.nodes.len() {
             self.mend(index);
             self.restart(index);
+            self.nodes[index].recover_from_pauses();
         }
     }
 }

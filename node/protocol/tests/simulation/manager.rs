@@ -1,16 +1,19 @@
 //! What the operator does, step by step, with a pause before each step in which it may crash or be overtaken.
 
 use quorumkv_api::{
-    Delay, Epoch, NodeId, SettingsPatch, WriteQuorum,
+    Delay, Epoch, NodeId, Position, SettingsPatch, WriteQuorum,
     lab::Role,
     peer::{FenceReply, Member, MembersRequest, NodeState, PeerAddress, PeerError, PromoteRequest},
 };
-use quorumkv_protocol::election::{self, Choice, Record};
+use quorumkv_protocol::{
+    election::{self, Choice, Record},
+    planted::{Bug, planted},
+};
 use rand::RngExt;
 use std::time::Duration;
 
 use crate::{
-    node::Call,
+    node::{Call, SimNode},
     world::{Event, World},
 };
 
@@ -21,14 +24,12 @@ pub(crate) struct SharedRecord {
     pub(crate) epoch: Epoch,
     pub(crate) leader: Option<NodeId>,
     pub(crate) record: Record,
-    /// A fault took more copies than the quorum covers: staying down is then right.
-    pub(crate) may_be_stuck: bool,
 }
 
 impl SharedRecord {
     pub(crate) fn new(nodes: usize) -> Self {
         let record = Record { nodes, members: Vec::new(), last_leader: None };
-        Self { version: 0, epoch: Epoch(0), leader: None, record, may_be_stuck: false }
+        Self { version: 0, epoch: Epoch(0), leader: None, record }
     }
 }
 
@@ -54,11 +55,22 @@ enum Step {
         epoch: Epoch,
         answers: Vec<FenceReply>,
         promised: Vec<Epoch>,
+        early: Vec<Early>,
     },
     Promoting {
         choice: Box<Choice>,
         epoch: Epoch,
     },
+}
+
+/// Where a log ended before its node was fenced; known only to a manager with a planted bug.
+type Early = (NodeId, Position);
+
+fn as_known_early(answer: FenceReply, early: &[Early]) -> FenceReply {
+    match early.iter().find(|(node, _)| *node == answer.node) {
+        Some((_, last)) => FenceReply { last: *last, ..answer },
+        None => answer,
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +87,10 @@ impl World {
         if self.managers[manager].turn != turn {
             return;
         }
+        // Safety may not rest on there being one manager; making progress may.
+        if self.quiet && manager > 0 {
+            return;
+        }
         // A crash between any two steps: everything but the record is forgotten.
         if !self.quiet && self.rng.random_bool(0.02) {
             self.managers[manager] = Manager { turn, ..Manager::default() };
@@ -83,7 +99,10 @@ impl World {
         let after = match step {
             Step::Look => self.look(manager),
             Step::Watch { probe, state } => self.watch(manager, probe, state),
-            Step::Fencing { seen, epoch, answers, promised } => self.fenced(manager, seen, epoch, answers, promised),
+            Step::Fencing { seen, epoch, answers, promised, early } => {
+                let answers = answers.into_iter().map(|answer| as_known_early(answer, &early)).collect();
+                self.fenced(manager, seen, epoch, answers, promised)
+            }
             Step::Promoting { choice, epoch } => self.promote(manager, *choice, epoch),
         };
         let manager_state = &mut self.managers[manager];
@@ -109,7 +128,7 @@ impl World {
     /// A call that a manager makes; the reply belongs to its next turn.
     fn ask(&mut self, manager: usize, node: usize, call: Call) {
         let turn = self.managers[manager].turn + 1;
-        if self.nodes[node].cut_from_managers(self.now) || self.rng.random_bool(0.02) {
+        if self.nodes[node].is_cut_off(self.now) || self.rng.random_bool(0.02) {
             return;
         }
         let after = if self.rng.random_bool(0.03) { 400_000 } else { self.rng.random_range(100..5_000) };
@@ -143,7 +162,7 @@ impl World {
         }
         self.managers[manager].missed_probes = 0;
         let state = state.expect("it leads");
-        if !self.quiet && self.rng.random_bool(0.004) {
+        if !self.quiet && self.rng.random_bool(self.plan.switchover) {
             return self.begin_election(manager);
         }
         self.record_learners(&state);
@@ -155,7 +174,7 @@ impl World {
         if members.epoch == state.epoch {
             self.ask(manager, probe, Call::Members(Box::new(members)));
         }
-        if !self.quiet && self.rng.random_bool(0.1) {
+        if !self.quiet && self.rng.random_bool(self.plan.resettle) {
             let followers = u8::try_from(self.nodes.len() - 1).expect("few nodes");
             let quorum = WriteQuorum(self.rng.random_range(1..=followers));
             let max = Duration::from_millis(self.rng.random_range(0..3) * 20);
@@ -202,12 +221,21 @@ impl World {
         self.record.leader = None;
         self.record.version += 1;
         let seen = self.record.clone();
+        let early = self.positions_if_planted();
         for node in 0..self.nodes.len() {
             self.ask(manager, node, Call::Fence(epoch));
         }
         self.managers[manager].missed_probes = 0;
-        self.managers[manager].step = Step::Fencing { seen, epoch, answers: Vec::new(), promised: Vec::new() };
+        self.managers[manager].step = Step::Fencing { seen, epoch, answers: Vec::new(), promised: Vec::new(), early };
         self.rng.random_range(20_000..300_000)
+    }
+
+    fn positions_if_planted(&self) -> Vec<Early> {
+        if !planted(Bug::ChooseBeforeFencing) {
+            return Vec::new();
+        }
+        let last = |node: &SimNode| node.core.as_ref().map(|core| (node.name.clone(), core.log().last()));
+        self.nodes.iter().filter_map(last).collect()
     }
 
     fn fenced(

@@ -28,9 +28,10 @@ pub(crate) struct Stream {
     follower_process: u64,
     /// Arrival of the last message in each direction: order is kept.
     last_arrival: [u64; 2],
-    /// The follower has accepted, so that the leader's core knows of the stream.
-    welcomed: bool,
     pub(crate) broken: bool,
+    /// Which ends know that it is closed: nothing arrives there afterwards.
+    closed: [bool; 2],
+    epoch: Epoch,
 }
 
 const DIAL_AGAIN: u64 = 30_000;
@@ -41,7 +42,11 @@ impl World {
     }
 
     fn latency(&mut self) -> u64 {
-        if self.rng.random_bool(0.05) { self.rng.random_range(1000..60_000) } else { self.rng.random_range(50..1000) }
+        if self.rng.random_bool(0.05) {
+            self.rng.random_range(1000..60_000)
+        } else {
+            self.rng.random_range(50..self.plan.latency)
+        }
     }
 
     pub(crate) fn dial(&mut self, from: usize, process: u64, peer: &NodeId) {
@@ -63,8 +68,9 @@ impl World {
             follower: to,
             follower_process: self.nodes[to].process,
             last_arrival: [self.now; 2],
-            welcomed: false,
             broken: false,
+            closed: [false; 2],
+            epoch: hello.epoch,
         };
         self.streams.insert(id, stream);
         self.send(id, false, Wire::Hello(hello));
@@ -102,7 +108,10 @@ impl World {
 
     pub(crate) fn deliver(&mut self, id: StreamId, to_leader: bool, wire: Wire) -> Result<(), String> {
         let Some(stream) = self.streams.get(&id) else { return Ok(()) };
-        let (leader, follower) = (stream.leader, stream.follower);
+        if stream.closed[usize::from(to_leader)] {
+            return Ok(());
+        }
+        let (leader, follower, epoch) = (stream.leader, stream.follower, stream.epoch);
         let (to, process) =
             if to_leader { (leader, stream.leader_process) } else { (follower, stream.follower_process) };
         if self.nodes[to].process != process || !self.nodes[to].is_up() || self.cut[leader][follower] {
@@ -123,19 +132,15 @@ impl World {
                 self.nodes[to].received.insert(id, state);
                 Input::SnapshotReceived { stream: id, epoch, meta }
             }
-            Wire::Follower(FollowerMessage::Welcome(welcome)) => {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.welcomed = true;
-                }
-                Input::StreamUp { peer, stream: id, welcome }
-            }
+            Wire::Follower(FollowerMessage::Welcome(welcome)) => Input::StreamUp { peer, stream: id, epoch, welcome },
             Wire::Follower(message) => Input::FromFollower { peer, stream: id, message },
         };
         self.input(to, input)
     }
 
     pub(crate) fn stream_closed(&mut self, id: StreamId, at_leader: bool) -> Result<(), String> {
-        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        stream.closed[usize::from(at_leader)] = true;
         let (leader, follower) = (stream.leader, stream.follower);
         let (node, process) =
             if at_leader { (leader, stream.leader_process) } else { (follower, stream.follower_process) };

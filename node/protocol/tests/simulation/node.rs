@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use quorumkv_api::peer::{MembersRequest, PromoteRequest};
 use quorumkv_api::{Epoch, NodeId, ProcessId, Seq, SettingsPatch, StorageId, peer::PeerAddress};
+use quorumkv_protocol::planted::{Bug, planted};
 use quorumkv_protocol::{
     Effects, Entry, FollowerMessage, Hello, Identity, Input, LeaderMessage, Leading, Micros, Node, Operation, Persist,
     Recovered, ReplyBody, RequestId, SnapshotMeta, SnapshotSource, StreamId, Ticket, ToFollower, WriteId, WriteOutcome,
@@ -46,6 +47,7 @@ struct Disk {
     promised: Epoch,
     snapshot: Option<(SnapshotMeta, State)>,
     entries: Vec<Entry>,
+    commit: Seq,
     unconfirmed: VecDeque<(Ticket, Vec<DiskWrite>)>,
 }
 
@@ -55,6 +57,7 @@ enum DiskWrite {
     Truncate(Seq),
     Snapshot(SnapshotMeta, State),
     Append(Vec<Entry>),
+    Commit(Seq),
 }
 
 impl Disk {
@@ -67,6 +70,7 @@ impl Disk {
                 self.entries.clear();
             }
             DiskWrite::Append(entries) => self.entries.extend(entries),
+            DiskWrite::Commit(commit) => self.commit = commit,
         }
     }
 
@@ -98,6 +102,7 @@ pub(crate) struct SimNode {
     clock: u64,
     wake: Option<u64>,
     paused: u64,
+    cut_off: u64,
 }
 
 impl SimNode {
@@ -120,6 +125,7 @@ impl SimNode {
             clock: 1000,
             wake: None,
             paused: 0,
+            cut_off: 0,
         }
     }
 
@@ -146,6 +152,21 @@ impl SimNode {
         self.paused = self.paused.max(until);
     }
 
+    pub(crate) fn cut_off_from_managers(&mut self, until: u64) {
+        self.cut_off = self.cut_off.max(until);
+    }
+
+    /// Nothing keeps it from anybody any more; what its sockets hold still comes when it was due.
+    pub(crate) fn recover_from_pauses(&mut self) {
+        self.paused = 0;
+        self.cut_off = 0;
+    }
+
+    /// Whether a manager's calls do not get through.
+    pub(crate) fn is_cut_off(&self, now: u64) -> bool {
+        !self.is_up() || self.paused > now || self.cut_off > now
+    }
+
     pub(crate) fn start(&mut self, world: &mut World) {
         self.process = world.id();
         self.started = world.now;
@@ -155,10 +176,10 @@ impl SimNode {
             process_id: ProcessId(uuid::Uuid::from_u128(u128::from(self.process))),
             client_url: format!("http://{}", self.name),
         };
-        let Disk { promised, snapshot, entries, .. } = self.disk.clone();
+        let Disk { promised, snapshot, entries, commit, .. } = self.disk.clone();
         self.state = snapshot.as_ref().map(|(_, state)| state.clone()).unwrap_or_default();
         self.applied = snapshot.as_ref().map_or(Seq(0), |(meta, _)| meta.outline.last);
-        let recovered = Recovered { promised, snapshot: snapshot.map(|(meta, _)| meta), entries };
+        let recovered = Recovered { promised, snapshot: snapshot.map(|(meta, _)| meta), entries, commit };
         self.core = Some(Node::new(identity, world.plan.limits, recovered, Micros(0)));
     }
 
@@ -288,6 +309,7 @@ impl World {
                 Persist::Truncate { after } => DiskWrite::Truncate(after),
                 // Installed just now, so the state is at most a few applied entries further, which is harmless.
                 Persist::Snapshot(meta) => DiskWrite::Snapshot(meta, node.state.clone()),
+                Persist::Commit(commit) => DiskWrite::Commit(commit),
                 Persist::Append(places) => DiskWrite::Append(core.log().entries(places).cloned().collect()),
             })
             .collect();
@@ -323,7 +345,7 @@ impl World {
 
     /// Lets go what waited for storage.
     fn release(&mut self, index: usize, confirmed: Ticket) {
-        let persistent = self.plan.persistent;
+        let persistent = self.plan.persistent && !planted(Bug::AcknowledgeBeforeDurable);
         loop {
             let node = &mut self.nodes[index];
             let waiting = node.disk.unconfirmed.front().map(|(ticket, _)| *ticket);

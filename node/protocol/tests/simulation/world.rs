@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     checks::Checks,
-    faults::Fault,
+    faults::{Fault, Weights},
     manager::{Manager, Reply, SharedRecord},
     network::{Stream, Wire},
     node::{Call, ClientWrite, SimNode},
@@ -27,6 +27,16 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     /// Mean time between faults, in virtual time.
     pub(crate) fault_every: Duration,
+    /// How often each kind of fault is drawn, relative to the others.
+    pub(crate) weights: Weights,
+    /// Probability that a fault strikes the leader.
+    pub(crate) strike_leader: f64,
+    /// Probability that a manager replaces a healthy leader, each time it looks.
+    pub(crate) switchover: f64,
+    /// Probability that a manager changes the settings, each time it looks.
+    pub(crate) resettle: f64,
+    /// Longest ordinary latency of a message, in microseconds.
+    pub(crate) latency: u64,
     /// Managers at work at the same time; more than one must be safe.
     pub(crate) managers: usize,
     /// Bounds of each node; small ones exercise snapshots.
@@ -34,7 +44,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan in which the seed also decides the shape of the run.
+    /// A plan in which the seed also decides the shape of the run: each leaves some kinds of trouble out, so
+    /// that the others have room (swarm testing; Groce et al., ISSTA 2012).
     #[must_use]
     pub(crate) fn from_seed(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
@@ -43,7 +54,12 @@ impl Plan {
             nodes: *[3_usize, 4, 6, 6, 6].get(rng.random_range(0..5)).expect("five choices"),
             persistent: rng.random_bool(0.5),
             duration: Duration::from_secs(20),
-            fault_every: Duration::from_millis(rng.random_range(150..2000)),
+            fault_every: Duration::from_millis(20 << rng.random_range(0..7)),
+            weights: Weights::from_rng(&mut rng),
+            strike_leader: [0.0, 0.3, 0.7][rng.random_range(0..3)],
+            switchover: [0.0, 0.01, 0.1][rng.random_range(0..3)],
+            resettle: [0.0, 0.1, 0.5][rng.random_range(0..3)],
+            latency: [400, 2_000, 20_000][rng.random_range(0..3)],
             managers: rng.random_range(1..=2),
             limits: Limits {
                 retain_bytes: usize::MAX,
