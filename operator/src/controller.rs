@@ -42,8 +42,8 @@ use crate::{
     apply::{self, ApplyError, StatusRecord},
     build::{self, names},
     crd::KvCluster,
-    decide::{self, Roll},
-    manage::{self, ANSWER_TIMEOUT, Happening, Memory, Pass, PassError},
+    decide::{self, Presence, Roll},
+    manage::{self, ANSWER_TIMEOUT, Happening, KnownNode, Memory, Pass, PassError},
     metrics::Metrics,
     observe::{self, Caches, Observed},
     record::{Record, RecordError, UnreadableRecord},
@@ -53,8 +53,10 @@ use crate::{
 
 /// Longest reconcile: an election with slow nodes and a slow API server fits in, a hanging call does not.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often the Secret is looked after.
+/// How often the Secret is looked after: without it no pod can start.
 const TOKEN_CHECK: Duration = Duration::from_secs(60);
+/// The same while a pod has not started.
+const URGENT_TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -173,8 +175,8 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     memory.refusal = None;
     let observed = observe::observe(&context.caches, &valid);
     apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
-    let client = peer_client(context, &valid, memory).await?;
     let nodes = observe::known_nodes(&valid, &observed);
+    let client = peer_client(context, &valid, &nodes, memory).await?;
     let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
@@ -194,7 +196,7 @@ async fn refuse(
 ) -> Result<Action, ReconcileError> {
     if memory.refusal.as_deref() != Some(message) {
         memory.refusal = Some(message.to_owned());
-        publish(cluster, context, EventType::Warning, "InvalidSpec", message).await;
+        publish(cluster, context, EventType::Warning, "InvalidSpec", "Validate", message).await;
     }
     let now = Timestamp::now();
     let status = status::refused(cluster.status.as_ref(), cluster.metadata.generation, "InvalidSpec", message, now);
@@ -207,9 +209,12 @@ async fn refuse(
 async fn peer_client(
     context: &Context,
     cluster: &ValidCluster,
+    nodes: &[KnownNode],
     memory: &mut ClusterMemory,
 ) -> Result<PeerClient, ReconcileError> {
-    if let Some(access) = memory.peer.as_ref().filter(|access| access.checked.elapsed() < TOKEN_CHECK) {
+    let started = nodes.iter().all(|node| matches!(node.presence, Presence::Running | Presence::Stopping));
+    let interval = if started { TOKEN_CHECK } else { URGENT_TOKEN_CHECK };
+    if let Some(access) = memory.peer.as_ref().filter(|access| access.checked.elapsed() < interval) {
         return Ok(access.client.clone());
     }
     let known = memory.peer.as_ref().map(|access| access.token.clone());
@@ -281,7 +286,7 @@ async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut Clu
     if memory.refusal.as_ref() == Some(&message) {
         return;
     }
-    publish(cluster, context, EventType::Warning, reason, &message).await;
+    publish(cluster, context, EventType::Warning, reason, "Reconcile", &message).await;
     let generation = cluster.metadata.generation;
     let status = status::refused(cluster.status.as_ref(), generation, reason, &message, Timestamp::now());
     memory.refusal = Some(message);
@@ -306,16 +311,29 @@ async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) 
             Happening::SettingsRefused { .. } => (EventType::Warning, "SettingsRefused"),
             Happening::Reset => (EventType::Warning, "DataLost"),
         };
-        publish(cluster, context, type_, reason, &happening.to_string()).await;
+        publish(cluster, context, type_, reason, &action(happening), &happening.to_string()).await;
+    }
+}
+
+/// Events with the same reason and action are counted as one, under the first one's note.
+fn action(happening: &Happening) -> String {
+    match happening {
+        Happening::Electing { epoch, .. } => format!("ElectEpoch{epoch}"),
+        Happening::Promoted { epoch, .. } => format!("PromoteEpoch{epoch}"),
+        Happening::ElectionFailed { .. } => "Elect".to_owned(),
+        Happening::Recorded { node } => format!("Record-{node}"),
+        Happening::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
+        Happening::SettingsRefused { .. } => "ApplySettings".to_owned(),
+        Happening::Reset => "Reset".to_owned(),
     }
 }
 
 /// Events are for people; that one is missing stops nothing.
-async fn publish(cluster: &KvCluster, context: &Context, type_: EventType, reason: &str, note: &str) {
+async fn publish(cluster: &KvCluster, context: &Context, type_: EventType, reason: &str, action: &str, note: &str) {
     // The API server takes notes of up to 1024 bytes.
     let note: String = note.chars().take(250).collect();
     let event =
-        Event { type_, reason: reason.to_owned(), note: Some(note), action: reason.to_owned(), secondary: None };
+        Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
     let published = timeout(Duration::from_secs(2), context.recorder.publish(&event, &cluster.object_ref(&()))).await;
     if let Err(error) = published.map_err(|_| "no answer".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string())) {
         tracing::warn!(reason, error, "the event could not be published");

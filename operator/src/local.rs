@@ -21,6 +21,7 @@ use rand::RngExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,7 @@ use self::{
     process::{Keeping, Launch, Process},
 };
 use crate::{
-    decide::Presence,
+    decide::{BOOTSTRAP_PATIENCE, Presence},
     manage::{self, ANSWER_TIMEOUT, KnownNode, Memory, Pass, PassError},
     record::{Platform, Record, RecordError, Versioned},
     status::{self, Summary},
@@ -259,6 +260,7 @@ impl Local<'_> {
         mut lines: mpsc::Receiver<String>,
     ) -> Result<(), LocalError> {
         let platform = InMemory::default();
+        let started = Instant::now();
         let mut shown = String::new();
         let mut pause = Duration::ZERO;
         loop {
@@ -277,7 +279,9 @@ impl Local<'_> {
             let pass = manage::pass(&platform, &self.client, store, nodes, known, &mut self.memory).await?;
             pass.happenings.iter().for_each(|happening| say(&happening.to_string()));
             let line = status_line(&status::summarize(store, &pass), &pass);
-            if line != shown {
+            // Nodes that are just starting are no news.
+            let starting = pass.record.members.is_empty() && started.elapsed() < BOOTSTRAP_PATIENCE;
+            if line != shown && !starting {
                 say(&line);
                 shown = line;
             }

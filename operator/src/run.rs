@@ -118,7 +118,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     }
     let outcome = tokio::select! {
         outcome = work(&args, client, metrics, readiness, &stop) => outcome,
-        Some(ended) = servers.join_next() => ended.unwrap_or(Ok(())),
+        // A server that ends well was told to stop, and then the work still has a lease to give back.
+        Some(Ok(Err(error))) = servers.join_next() => Err(error),
     };
     stop.cancel();
     while servers.join_next().await.is_some() {}

@@ -86,7 +86,7 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
         format!("{connected} of {} followers can confirm writes, {needed} are needed", situation.store.followers());
     if connected >= needed {
         // The number of connected followers is left to readyFollowers: this message shall not change with it.
-        return Verdict::new(true, "EnoughFollowers", format!("At least {needed} followers can confirm writes"));
+        return Verdict::new(true, "EnoughFollowers", format!("Enough followers can confirm writes, {needed} needed"));
     }
     Verdict::new(false, "TooFewFollowers", message)
 }
