@@ -123,10 +123,12 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> 
         listeners.metrics.map(|port| spawn(listen(port, metrics::router(handle.clone()), shutdown.over.clone())));
 
     tokio::select! {
-        ended = &mut driver => return Ok(ended??),
-        ended = &mut client => ended??,
-        ended = &mut peer => ended??,
+        // First: an idle client port ends at once when draining begins, and then `drain` has to be the one to see it.
+        biased;
         () = shutdown.draining.cancelled() => {}
+        ended = &mut driver => return Ok(ended??),
+        ended = &mut client => return ended?,
+        ended = &mut peer => return ended?,
     }
     drain(&handle, &mut client).await;
     shutdown.over.cancel();
