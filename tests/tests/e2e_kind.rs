@@ -62,10 +62,15 @@ fn main() -> ExitCode {
         failures::a_follower_is_deleted_under_load_and_no_write_fails,
         failures::the_leader_is_deleted_under_load_and_no_acknowledged_write_is_lost,
         failures::leader_and_operator_are_deleted_together_and_no_acknowledged_write_is_lost,
+        failures::a_leader_that_crashes_in_its_pod_comes_back_as_a_follower,
+        failures::a_leader_that_hangs_is_replaced_and_takes_nothing_back,
+        failures::pods_are_renewed_one_by_one_under_load,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
+        isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,
         quiet::an_idle_store_changes_no_object,
         quiet::the_operator_counted_no_unexplained_error,
+        install::uninstalling_the_operator_leaves_stores_at_work,
     ];
     let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();
     let conclusion = libtest_mimic::run(&arguments, steps);

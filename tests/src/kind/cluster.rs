@@ -2,13 +2,16 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Client, Config,
+    Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
@@ -30,6 +33,8 @@ pub struct Kind {
     kubeconfig: PathBuf,
     /// Speaks to its API server.
     pub client: Client,
+    /// Held by whoever uses the cluster: one run of the tests at a time, of whichever checkout.
+    _lock: Arc<File>,
 }
 
 /// Names of the images that were loaded.
@@ -66,6 +71,11 @@ impl Kind {
         let scripts = root.join("tests/cluster");
         let state = cache()?.join("e2e").join(name);
         std::fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
+        let lock = tokio::task::spawn_blocking({
+            let path = state.join("lock");
+            move || lock(&path)
+        });
+        let lock = lock.await.context("the lock's thread ended")??;
         let kubeconfig = state.join("kubeconfig");
         Command::new(scripts.join("tools.sh")).args(["kubectl", "helm", "kind"]).within(UP_LIMIT).output().await?;
         Command::new(scripts.join("cluster.sh"))
@@ -75,7 +85,8 @@ impl Kind {
             .output()
             .await?;
         let client = connect(&kubeconfig).await?;
-        Ok(Self { name: name.to_owned(), root, tools: cache()?.join("bin"), kubeconfig, client })
+        let tools = cache()?.join("bin");
+        Ok(Self { name: name.to_owned(), root, tools, kubeconfig, client, _lock: Arc::new(lock) })
     }
 
     /// Builds the images of this checkout and puts them onto the cluster's node. With `binaries`, from the
@@ -181,6 +192,26 @@ impl Kind {
             .await
     }
 
+    /// Sends a signal, such as `SIGSTOP`, to the process of a pod with one container.
+    ///
+    /// # Errors
+    /// When nothing runs in the pod, or the cluster's node cannot be entered.
+    pub async fn signal(&self, namespace: &str, pod: &str, signal: &str) -> anyhow::Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let found = pods.get(pod).await.with_context(|| format!("get pod {pod}"))?;
+        let statuses = found.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        let id = statuses.into_iter().find_map(|status| status.container_id);
+        let id = id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("no container runs")?.to_owned();
+        let machine = found.spec.and_then(|spec| spec.node_name).context("the pod is on no machine")?;
+        // kind's machines are containers, of one engine or the other.
+        let podman = Command::new("podman").args(["container", "exists", &machine]).output().await.is_ok();
+        Command::new(if podman { "podman" } else { "docker" })
+            .args(["exec", &machine, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", signal, &id])
+            .output()
+            .await?;
+        Ok(())
+    }
+
     /// Deletes the cluster.
     ///
     /// # Errors
@@ -193,6 +224,15 @@ impl Kind {
             .await?;
         Ok(())
     }
+}
+
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    if file.try_lock().is_err() {
+        tracing::info!("waiting for another run with this cluster");
+        file.lock().with_context(|| format!("lock {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {

@@ -142,17 +142,23 @@ impl Inventory {
         Ok(futures::future::try_join_all(lists).await?.into_iter().flatten().collect())
     }
 
-    /// The versions of all that is in a namespace: they change with every write to the API server.
+    /// The versions of all that is in a namespace, which change with every write to the API server, and who
+    /// wrote last.
     ///
     /// # Errors
     /// When the API server does not answer.
     pub async fn versions(&self, namespace: &str) -> anyhow::Result<BTreeMap<ObjectKey, String>> {
         let objects = self.of(namespace).await?;
-        Ok(objects
-            .into_iter()
-            .map(|(key, object)| (key, object.metadata.resource_version.unwrap_or_default()))
-            .collect())
+        Ok(objects.into_iter().map(|(key, object)| (key, version(&object))).collect())
     }
+}
+
+fn version(object: &DynamicObject) -> String {
+    let version = object.metadata.resource_version.as_deref().unwrap_or_default();
+    let writers = object.metadata.managed_fields.iter().flatten();
+    let writer =
+        writers.max_by_key(|entry| entry.time.as_ref().map(|time| time.0)).and_then(|entry| entry.manager.as_deref());
+    format!("{version} by {}", writer.unwrap_or("nobody named"))
 }
 
 /// The copies that count, by the name of their pod, as the status records them.

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -9,9 +11,10 @@ use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use quorumkv_tests::{
+    client::{Answer, LabClient},
     history,
-    kind::objects,
-    load::{Limit, Policy, Report},
+    kind::{objects, tunnel::Tunnel},
+    load::{Policy, Report},
     wait::until,
 };
 use serde_json::json;
@@ -34,38 +37,46 @@ const OUTAGE_LIMIT_WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// With every machine closed to new pods, a deleted follower stays away for as long as it shall.
 pub(crate) async fn a_write_without_its_quorum_waits_and_then_says_so(world: &World) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
-    store.patch(json!({"writeQuorum": 5})).await?;
-    store.wait_for_status("writeQuorum", 5, Duration::from_secs(5)).await?;
     let machine = machine_of(store).await?;
-    store.kind.kubectl(["cordon", &machine]).output().await?;
     let outcome = without_a_follower(world, store, &machine).await;
     // Whatever became of it, for the steps that follow.
     store.kind.kubectl(["uncordon", &machine]).output().await?;
-    store.patch(json!({"writeQuorum": 3})).await?;
+    store.patch(json!({"writeQuorum": 3, "writeTimeout": "5s"})).await?;
     outcome?;
     store.until_complete(Duration::from_mins(1)).await?;
     Ok(())
 }
 
 async fn without_a_follower(world: &World, store: &Store, machine: &str) -> anyhow::Result<()> {
-    let (client, service) = (store.client()?, store.service().await?);
-    let follower = store.a_follower().await?;
-    store.delete_pod(&follower).await?;
-    until(&format!("pod {follower} is not running"), Duration::from_secs(30), || async {
-        match store.pods().await?.get(&follower) {
-            Some(pod) if pod.ready => bail!("it is {pod:?}"),
-            _ => Ok(()),
-        }
-    })
-    .await?;
+    let (client, service) = (LabClient::new(Duration::from_mins(1))?, store.service().await?);
+    // A write that has time waits until the follower is back.
+    store.patch(json!({"writeQuorum": 5, "writeTimeout": "40s"})).await?;
+    store.until_complete(Duration::from_secs(10)).await?;
+    take_a_follower_away(store, machine).await?;
+    let url = service.url();
+    let mut waiting = pin!(client.set(&url, "patient", "1"));
+    if let Ok(answer) = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await {
+        bail!("a write at quorum 5 with four followers was answered: {answer:?}");
+    }
+    let back = Instant::now();
+    store.kind.kubectl(["uncordon", machine]).output().await?;
+    let answer = waiting.await?;
+    ensure!(answer.status == 200 && answer.body["replicas"] == 5, "{} {}", answer.status, answer.text);
+    let back = back.elapsed();
+    store.until_complete(Duration::from_mins(1)).await?;
+
+    // One that has not says what is missing.
+    store.patch(json!({"writeTimeout": "3s"})).await?;
+    store.until_complete(Duration::from_secs(10)).await?;
+    take_a_follower_away(store, machine).await?;
     let began = Instant::now();
-    let answer = client.set(&service.url(), "beyond-quorum", "1").await?;
+    let answer = client.set(&service.url(), "impatient", "1").await?;
     let waited = began.elapsed();
     let expected = answer.status == 500 && answer.body["error"] == "Quorum not reached";
     ensure!(expected, "after {waited:?}: {} {}", answer.status, answer.text);
     ensure!(answer.body["replicas"].as_u64() < Some(5), "{}", answer.text);
-    let allowed = Duration::from_millis(4500)..Duration::from_millis(7000);
-    ensure!(allowed.contains(&waited), "writeTimeout is 5 s, the answer came after {waited:?}");
+    let allowed = Duration::from_millis(2900)..Duration::from_millis(4500);
+    ensure!(allowed.contains(&waited), "writeTimeout is 3 s, the answer came after {waited:?}");
     until("the status says that the quorum is not available", Duration::from_secs(10), || async {
         let cluster = store.get().await?;
         for kind in ["QuorumAvailable", "Ready"] {
@@ -76,26 +87,23 @@ async fn without_a_follower(world: &World, store: &Store, machine: &str) -> anyh
         Ok(())
     })
     .await?;
-
-    // The next write is under way when the follower may come back.
-    let waiting = tokio::spawn({
-        let (client, url) = (client.clone(), service.url());
-        async move { (Instant::now(), client.set(&url, "back-again", "1").await, Instant::now()) }
-    });
-    store.kind.kubectl(["uncordon", machine]).output().await?;
-    let (began, answer, ended) = waiting.await?;
-    let answer = answer?;
-    let quorum = answer.status == 200 && answer.body["replicas"] == 5;
-    let timeout = answer.status == 500 && answer.body["error"] == "Quorum not reached";
-    ensure!(quorum || timeout, "{} {}", answer.status, answer.text);
     world.fact(format!(
-        "at quorum 5 without a follower: \"Quorum not reached\" after {waited:.1?}; a write while it came back: {} after {:.1?}",
-        answer.status.as_u16(),
-        ended - began,
+        "at quorum 5 with four followers: a write waited, and was answered {back:.1?} after the fifth could come back; \
+         with writeTimeout 3s \"Quorum not reached\" came after {waited:.2?}"
     ));
-    until("writes at quorum 5 succeed again", Duration::from_mins(1), || async {
-        let answer = client.set(&service.url(), "back-again", "2").await?;
-        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    Ok(())
+}
+
+/// A follower that is gone, and cannot be scheduled again.
+async fn take_a_follower_away(store: &Store, machine: &str) -> anyhow::Result<()> {
+    store.kind.kubectl(["cordon", machine]).output().await?;
+    let follower = store.a_follower().await?;
+    let uid = store.pods().await?.get(&follower).map(|pod| pod.uid.clone());
+    store.kubectl(&["delete", "pod", &follower]).await?;
+    until(&format!("pod {follower} waits for a machine"), Duration::from_secs(30), || async {
+        let pods = store.pods().await?;
+        let pod = pods.get(&follower).context("it is not made anew yet")?;
+        ensure!(Some(&pod.uid) != uid.as_ref() && !pod.ready, "it is {pod:?}");
         Ok(())
     })
     .await
@@ -115,7 +123,8 @@ pub(crate) async fn a_follower_is_deleted_under_load_and_no_write_fails(world: &
     let load = store.load(&service, CLIENTS).start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
     let follower = store.a_follower().await?;
-    let deleted = store.delete_pod(&follower).await?;
+    let deleted = Instant::now();
+    store.delete_pod(&follower).await?;
     until(&format!("the new copy of {follower} is recorded"), Duration::from_mins(1), || async {
         let now = objects::recorded_copies(&store.get().await?);
         ensure!(now.get(&follower).is_some_and(|copy| copies.get(&follower) != Some(copy)), "recorded: {now:?}");
@@ -150,7 +159,7 @@ pub(crate) async fn the_leader_is_deleted_under_load_and_no_acknowledged_write_i
     world: &World,
 ) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
-    let report = fail_over(store, OUTAGE_LIMIT, || async { Ok(()) }).await?;
+    let report = fail_over(store, OUTAGE_LIMIT, |leader| async move { store.delete_pod(&leader).await }).await?;
     fact(world, "leader deleted", &report);
     Ok(())
 }
@@ -159,9 +168,128 @@ pub(crate) async fn leader_and_operator_are_deleted_together_and_no_acknowledged
     world: &World,
 ) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
-    let report = fail_over(store, OUTAGE_LIMIT_WITHOUT_OPERATOR, || kill_operator(store)).await?;
+    let report = fail_over(store, OUTAGE_LIMIT_WITHOUT_OPERATOR, |leader| async move {
+        tokio::try_join!(store.delete_pod(&leader), kill_operator(store)).map(|_| ())
+    })
+    .await?;
     until_operator_is_up(store).await?;
     fact(world, "leader deleted and operator killed", &report);
+    Ok(())
+}
+
+/// The pod stays, and with it for a while the label that says it leads; its memory is gone.
+pub(crate) async fn a_leader_that_crashes_in_its_pod_comes_back_as_a_follower(world: &World) -> anyhow::Result<()> {
+    let store = world.ready_store().await?;
+    let leader = store.leader().await?;
+    let before = store.pods().await?;
+    let report =
+        fail_over(
+            store,
+            OUTAGE_LIMIT,
+            |leader| async move { store.kind.signal(store.namespace, &leader, "SIGKILL").await },
+        )
+        .await?;
+    let (before, after) = (before.get(&leader).cloned(), store.pods().await?.remove(&leader));
+    let same_pod = before.as_ref().map(|pod| &pod.uid) == after.as_ref().map(|pod| &pod.uid);
+    let once = before.as_ref().map(|pod| pod.restarts + 1) == after.as_ref().map(|pod| pod.restarts);
+    ensure!(same_pod && once, "{leader} is {after:?}, was {before:?}: not the same pod, restarted once");
+    fact(world, "leader killed in its pod", &report);
+    Ok(())
+}
+
+/// It neither ends nor answers; when it wakes up it still believes that it leads.
+pub(crate) async fn a_leader_that_hangs_is_replaced_and_takes_nothing_back(world: &World) -> anyhow::Result<()> {
+    let store = world.ready_store().await?;
+    let before = store.pods().await?;
+    let leader = store.leader().await?;
+    let (client, service) = (store.client()?, store.service().await?);
+    let hung = store.pod(&leader).await?;
+    let answer = client.set(&service.url(), "register", "old").await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+
+    let outcome = async {
+        store.kind.signal(store.namespace, &leader, "SIGSTOP").await?;
+        // Sent while it hangs, received when it wakes: the moment in which it could do harm.
+        let late_write =
+            tokio::spawn(request(&hung, |client, url| async move { client.set(&url, "late", "1").await })?);
+        until("a write through the Service", Duration::from_secs(30), || async {
+            // A connection of its own: those of before lead to the process that hangs.
+            let answer = LabClient::new(Duration::from_secs(3))?.set(&service.url(), "register", "new").await?;
+            ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+            Ok(())
+        })
+        .await?;
+        let late_read = tokio::spawn(request(&hung, |client, url| async move {
+            client.get(&url, "register", "?consistency=linearizable").await
+        })?);
+        // On its way: it must lie in the socket of the process before that wakes.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        anyhow::Ok((late_write, late_read))
+    }
+    .await;
+    // Whatever became of it, for the steps that follow.
+    store.kind.signal(store.namespace, &leader, "SIGCONT").await?;
+    let (late_write, late_read) = outcome?;
+    let (late_write, late_read) = (late_write.await?, late_read.await?);
+    if let Ok(answer) = &late_write {
+        ensure!(answer.status != 200, "a replaced leader acknowledged a write: {}", answer.text);
+    }
+    if let Ok(answer) = &late_read {
+        let outdated = answer.status == 200 && answer.body["value"] != "new";
+        ensure!(!outdated, "a replaced leader answered a linearizable read: {}", answer.text);
+    }
+    store.until_complete(Duration::from_mins(1)).await?;
+    ensure!(store.leader().await? != leader, "{leader} leads again");
+    store.ensure_same_runs(&before).await?;
+    let said = |answer: &reqwest::Result<Answer>| match answer {
+        Ok(answer) => format!("{} {}", answer.status.as_u16(), answer.body["error"]),
+        Err(error) => error.to_string(),
+    };
+    world.fact(format!(
+        "leader hung: when it woke, it answered a write with {} and a read with {}",
+        said(&late_write),
+        said(&late_read),
+    ));
+    Ok(())
+}
+
+/// A request that outlives the borrow of its client and tunnel.
+fn request<Answered: Future<Output = reqwest::Result<Answer>>>(
+    tunnel: &Tunnel,
+    ask: impl FnOnce(LabClient, String) -> Answered,
+) -> anyhow::Result<Answered> {
+    Ok(ask(LabClient::new(Duration::from_mins(1))?, tunnel.url()))
+}
+
+/// Nothing that a change of the pods needs may cost an acknowledged write: followers are replaced one after
+/// the other, then the leader hands over.
+pub(crate) async fn pods_are_renewed_one_by_one_under_load(world: &World) -> anyhow::Result<()> {
+    let store = world.ready_store().await?;
+    let before = store.pods().await?;
+    let service = store.service().await?;
+    let load = store.load(&service, CLIENTS).policy(Policy::Follow { patience: PATIENCE }).reads_percent(20).start()?;
+    load.acked_more(WRITES, WRITES_WITHIN).await?;
+    let began = Instant::now();
+    store.patch(json!({"podAnnotations": {"example.org/renewed": "yes"}})).await?;
+    let fewest_ready = AtomicUsize::new(before.len());
+    until("every pod is another one", Duration::from_mins(2), || async {
+        let pods = store.pods().await?;
+        let ready = pods.values().filter(|pod| pod.ready).count();
+        fewest_ready.fetch_min(ready, Ordering::Relaxed);
+        let renewed = pods.iter().filter(|(name, pod)| before.get(*name).is_none_or(|old| old.uid != pod.uid));
+        let renewed = renewed.count();
+        ensure!(renewed == before.len(), "{renewed} of {} are renewed, {ready} are ready", before.len());
+        Ok(())
+    })
+    .await?;
+    store.until_complete(Duration::from_mins(1)).await?;
+    let took = began.elapsed();
+    load.acked_more(WRITES, WRITES_WITHIN).await?;
+    let report = load.stop().await?;
+    ensure_content(store, &report).await?;
+    let fewest_ready = fewest_ready.into_inner();
+    ensure!(fewest_ready + 1 >= before.len(), "only {fewest_ready} of {} pods were ready at a time", before.len());
+    fact(world, &format!("all {} pods renewed in {took:.1?}", before.len()), &report);
     Ok(())
 }
 
@@ -175,40 +303,27 @@ fn fact(world: &World, what: &str, report: &Report) {
     ));
 }
 
-/// Deletes the leader under load, with `also` in the same moment.
-async fn fail_over<Also: Future<Output = anyhow::Result<()>>>(
+/// Takes the leader away under load, as `strike` does it, until the store is complete again.
+async fn fail_over<Strike: Future<Output = anyhow::Result<()>>>(
     store: &Store,
     outage_limit: Duration,
-    also: impl FnOnce() -> Also,
+    strike: impl FnOnce(String) -> Strike,
 ) -> anyhow::Result<Report> {
-    let cluster = store.get().await?;
-    let epoch = cluster.data["status"]["epoch"].as_i64().context("no epoch")?;
-    let leader = store.leader().await?;
+    let epoch = store.get().await?.data["status"]["epoch"].as_i64().context("no epoch")?;
     let service = store.service().await?;
-    let load = store
-        .load(&service, CLIENTS)
-        .limit(Limit::Endless)
-        .policy(Policy::Follow { patience: PATIENCE })
-        .reads_percent(20)
-        .start()?;
+    let load = store.load(&service, CLIENTS).policy(Policy::Follow { patience: PATIENCE }).reads_percent(20).start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
-    let (deleted, also) = tokio::join!(store.delete_pod(&leader), also());
-    deleted?;
-    also?;
+    strike(store.leader().await?).await?;
     until("another leader is named", Duration::from_mins(1), || async {
         let status = store.get().await?.data["status"].take();
         let named = status["leader"].as_str().is_some_and(|name| !name.is_empty());
-        ensure!(
-            named && status["epoch"].as_i64() > Some(epoch),
-            "leader {}, epoch {}",
-            status["leader"],
-            status["epoch"]
-        );
+        let later = status["epoch"].as_i64() > Some(epoch);
+        ensure!(named && later, "leader {}, epoch {}", status["leader"], status["epoch"]);
         Ok(())
     })
     .await?;
     load.acked_more(WRITES, outage_limit + WRITES_WITHIN).await.context("after the failover")?;
-    // The old leader's pod comes back, as one of the others.
+    // The old leader comes back, as one of the others.
     store.until_complete(Duration::from_mins(1)).await?;
     let report = load.stop().await?;
     ensure_content(store, &report).await?;

@@ -77,3 +77,18 @@ pub(crate) async fn nothing_runs_with_more_rights_than_it_needs(world: &World) -
     ensure!(answer.is_err(), "the nodes' service account may read secrets");
     Ok(())
 }
+
+/// Stores need the operator for failovers and changes, not for their work.
+pub(crate) async fn uninstalling_the_operator_leaves_stores_at_work(world: &World) -> anyhow::Result<()> {
+    let store = world.ready_store().await?;
+    let before = store.pods().await?;
+    let service = store.service().await?;
+    let load = store.load(&service, 4).start()?;
+    store.kind.helm(["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]).output().await?;
+    load.acked_more(50, Duration::from_secs(30)).await?;
+    load.stop().await?.expect_no_failure()?;
+    store.ensure_same_runs(&before).await?;
+    let cluster = store.get().await.context("the KvCluster went with the operator")?;
+    ensure!(cluster.metadata.deletion_timestamp.is_none(), "the KvCluster is being deleted");
+    Ok(())
+}

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{Api, api::ListParams};
 use quorumkv_tests::{
-    kind::objects::{Inventory, ObjectKey},
+    kind::objects::{self, Inventory, ObjectKey},
     wait::until,
 };
 use serde_json::json;
@@ -89,8 +89,49 @@ pub(crate) async fn a_deleted_store_leaves_nothing_behind_and_the_other_goes_on(
     let again = second_store(world).await?;
     let (content, _) = again.client()?.content(&again.service().await?.url()).await?;
     ensure!(content.is_empty(), "a new store holds {content:?}");
-    again.kubectl(&["delete", "kvc", again.name]).await?;
     Ok(())
+}
+
+/// Every copy gone at once is the one thing that no protocol survives. Then an empty store must not pass for
+/// the old one, unless a person said so.
+pub(crate) async fn a_store_that_lost_every_copy_halts_until_a_person_decides(world: &World) -> anyhow::Result<()> {
+    let store = second_store(world).await?;
+    let (client, service) = (store.client()?, store.service().await?);
+    let answer = client.set(&service.url(), "precious", "1").await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    let before = store.pods().await?;
+    let instance = format!("--selector=app.kubernetes.io/instance={}", store.name);
+    store.kubectl(&["delete", "pod", &instance, "--grace-period=0", "--force"]).await?;
+    until("all nodes run again, and the status says what is missing", Duration::from_mins(1), || async {
+        let pods = store.pods().await?;
+        let anew = pods.iter().all(|(name, pod)| before.get(name).is_none_or(|old| old.uid != pod.uid));
+        ensure!(anew && pods.len() == before.len(), "pods: {pods:?}");
+        let [ready, reason, message] = objects::condition(&store.get().await?, "Ready").map(str::to_owned);
+        ensure!(ready == "False" && reason == "TooFewMembers", "condition Ready is {ready}: {reason}: {message}");
+        ensure!(message.contains(&format!("{}-", store.name)), "the message names no missing member: {message}");
+        Ok(())
+    })
+    .await?;
+    for name in store.pods().await?.into_keys() {
+        let pod = store.pod(&name).await?;
+        until(&format!("{name} takes no write"), Duration::from_secs(20), || async {
+            let answer = client.set(&pod.url(), "precious", "2").await?;
+            ensure!(answer.status == 403 && answer.body["leader"].is_null(), "{} {}", answer.status, answer.text);
+            Ok(())
+        })
+        .await?;
+    }
+    store.patch(json!({"dataLossPolicy": "Reset"})).await?;
+    store.until_complete(Duration::from_mins(1)).await?;
+    let answer = client.get(&service.url(), "precious", "").await?;
+    ensure!(answer.status == 404, "the reset store answers {} {}", answer.status, answer.text);
+    let events: Api<Event> = Api::namespaced(store.kind.client.clone(), store.namespace);
+    let warned = events.list(&ListParams::default()).await?.into_iter().any(|event| {
+        let of_cluster = event.regarding.and_then(|object| object.kind).as_deref() == Some("KvCluster");
+        of_cluster && event.type_.as_deref() == Some("Warning")
+    });
+    ensure!(warned, "no Warning event tells of the loss");
+    store.patch(json!({"dataLossPolicy": "Halt"})).await
 }
 
 /// What the secrets of a store hold.

@@ -35,7 +35,7 @@ pub(crate) async fn an_idle_store_changes_no_object(world: &World) -> anyhow::Re
     tokio::time::sleep(IDLE).await;
     let (objects_after, events_after) = look().await?;
     let changed = objects_after.iter().filter(|(key, version)| objects.get(key) != Some(version));
-    let changed: Vec<String> = changed.map(|(key, _)| key.to_string()).collect();
+    let changed: Vec<String> = changed.map(|(key, version)| format!("{key} (version {version})")).collect();
     ensure!(changed.is_empty(), "written within {IDLE:?} of rest: {}", changed.join(", "));
     ensure!(objects.len() == objects_after.len(), "objects went away: {objects:?}, now {objects_after:?}");
     ensure!(events == events_after, "events within {IDLE:?} of rest: {events_after:?}, before {events:?}");

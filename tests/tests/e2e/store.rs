@@ -112,11 +112,10 @@ impl Store {
         self.pods().await?.into_keys().find(|name| *name != leader).context("there are no followers")
     }
 
-    /// `kubectl delete pod`, without waiting for its end; the moment it was asked for.
-    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<Instant> {
-        let asked = Instant::now();
+    /// `kubectl delete pod`, without waiting for its end.
+    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
         self.kubectl(&["delete", "pod", name, "--wait=false"]).await?;
-        Ok(asked)
+        Ok(())
     }
 
     /// To the Service that stands for the leader.
