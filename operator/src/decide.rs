@@ -336,3 +336,183 @@ pub fn ready_followers(situation: &Situation<'_>) -> usize {
     let Some(leader) = situation.leader_state() else { return 0 };
     leader.followers.iter().filter(|follower| follower.connected && follower.counted && follower.caught_up).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use quorumkv_api::{Delay, WriteQuorum};
+    use rstest::rstest;
+
+    use super::*;
+    use crate::testing::{Scene, copy, name};
+
+    /// What is done to a steady store.
+    type Bend = fn(&mut Scene);
+
+    fn after(bend: Bend) -> Scene {
+        let mut scene = Scene::steady();
+        bend(&mut scene);
+        scene
+    }
+
+    #[rstest]
+    #[case::at_rest(|_: &mut Scene| {}, Leadership::Active)]
+    #[case::a_follower_is_gone(|s: &mut Scene| { s.silence(4); s.nodes[4].presence = Presence::Absent; }, Leadership::Active)]
+    #[case::barrier_not_committed(|s: &mut Scene| s.state(0).ready = false, Leadership::Settling)]
+    #[case::pod_is_gone(|s: &mut Scene| { s.silence(0); s.nodes[0].presence = Presence::Absent; }, Leadership::Elect(ElectionReason::LeaderGone))]
+    #[case::process_ended(|s: &mut Scene| { s.silence(0); s.nodes[0].presence = Presence::NotRunning; }, Leadership::Elect(ElectionReason::LeaderGone))]
+    #[case::pod_is_stopping(|s: &mut Scene| s.nodes[0].presence = Presence::Stopping, Leadership::Elect(ElectionReason::LeaderStopping))]
+    #[case::another_copy(|s: &mut Scene| s.reborn(0), Leadership::Elect(ElectionReason::LeaderLostCopy))]
+    #[case::same_copy_but_restarted(|s: &mut Scene| s.state(0).role = Role::Follower, Leadership::Elect(ElectionReason::NotLeading))]
+    #[case::leads_an_older_epoch(|s: &mut Scene| s.state(0).epoch = Epoch(2), Leadership::Elect(ElectionReason::NotLeading))]
+    #[case::named_but_never_promoted(
+        |s: &mut Scene| { s.record.leader = Some(name(2)); s.record.last_leader = Some(Member { name: name(2), storage_id: copy(2) }); },
+        Leadership::Elect(ElectionReason::NotLeading)
+    )]
+    #[case::election_was_cut_short(|s: &mut Scene| s.record.leader = None, Leadership::Elect(ElectionReason::NoLeader))]
+    #[case::silent_for_a_moment(|s: &mut Scene| { s.silence(0); s.silent_for = Duration::from_millis(1900); s.silent_probes = 5; }, Leadership::Suspect)]
+    #[case::asked_once_only(|s: &mut Scene| { s.silence(0); s.silent_for = Duration::from_secs(9); s.silent_probes = 1; }, Leadership::Suspect)]
+    #[case::silent_for_long(|s: &mut Scene| { s.silence(0); s.silent_for = SILENCE; s.silent_probes = 2; }, Leadership::Elect(ElectionReason::LeaderSilent))]
+    fn a_leader_is_elected_when_the_recorded_one_cannot_lead(#[case] bend: Bend, #[case] expected: Leadership) {
+        assert_eq!(leadership(&after(bend).situation()), expected);
+    }
+
+    #[test]
+    fn no_election_is_tried_that_would_fall_short() {
+        let mut scene = Scene::steady();
+        for n in 0..4 {
+            scene.silence(n);
+            scene.nodes[n].presence = Presence::NotRunning;
+        }
+        let Leadership::Short(shortfall) = leadership(&scene.situation()) else { panic!("two of three are too few") };
+        assert_eq!(shortfall, Shortfall::Recovery { counted: 2, required: 3, missing: (0..4).map(name).collect() });
+    }
+
+    #[test]
+    fn a_stopping_leader_keeps_leading_where_nobody_can_take_over() {
+        let mut scene = Scene::steady();
+        scene.nodes[0].presence = Presence::Stopping;
+        // Its own copy alone would be enough for an election, so it must not be on record as last leader.
+        scene.record.last_leader = Some(Member { name: name(5), storage_id: copy(5) });
+        for n in 1..6 {
+            scene.silence(n);
+        }
+        assert_eq!(leadership(&scene.situation()), Leadership::Active);
+    }
+
+    #[test]
+    fn a_new_store_waits_a_while_for_its_last_node() {
+        let mut scene = Scene::unborn();
+        assert_eq!(leadership(&scene.situation()), Leadership::Elect(ElectionReason::NoLeader));
+        scene.silence(3);
+        assert!(matches!(leadership(&scene.situation()), Leadership::Short(Shortfall::Bootstrap { .. })));
+        scene.waiting_for = BOOTSTRAP_PATIENCE;
+        assert_eq!(leadership(&scene.situation()), Leadership::Elect(ElectionReason::NoLeader));
+        scene.silence(4);
+        assert!(matches!(leadership(&scene.situation()), Leadership::Short(Shortfall::Bootstrap { .. })));
+    }
+
+    #[rstest]
+    #[case::waits_for_a_person(DataLossPolicy::Halt, 6, false)]
+    #[case::starts_again(DataLossPolicy::Reset, 6, true)]
+    #[case::one_copy_may_be_left(DataLossPolicy::Reset, 5, false)]
+    fn a_store_starts_again_only_when_every_copy_is_known_to_be_lost(
+        #[case] policy: DataLossPolicy,
+        #[case] reborn: usize,
+        #[case] resets: bool,
+    ) {
+        let mut scene = Scene::steady();
+        scene.store.data_loss = policy;
+        (0..reborn).for_each(|n| scene.reborn(n));
+        assert_eq!(leadership(&scene.situation()) == Leadership::Reset, resets);
+    }
+
+    #[test]
+    fn the_preferred_successor_stays_and_is_renewed() {
+        let mut scene = Scene::steady();
+        scene.nodes[0].presence = Presence::Stopping;
+        scene.nodes[1].outdated = true;
+        scene.silence(2);
+        assert_eq!(preference(&scene.situation()), [name(3), name(4), name(5), name(1)]);
+    }
+
+    #[rstest]
+    #[case::at_rest(|_: &mut Scene| {}, None)]
+    #[case::still_learning(|s: &mut Scene| { s.seen(2).storage_id = Some(copy(102)); s.seen(2).caught_up = false; }, None)]
+    #[case::has_learnt(|s: &mut Scene| s.seen(2).storage_id = Some(copy(102)), Some((2, 102)))]
+    #[case::never_recorded(|s: &mut Scene| s.record.members.retain(|member| member.name != name(4)), Some((4, 4)))]
+    #[case::a_stranger(|s: &mut Scene| s.seen(2).node = NodeId("n77".into()), None)]
+    #[case::reported_by_a_leader_of_another_epoch(|s: &mut Scene| { s.seen(2).storage_id = Some(copy(102)); s.state(0).epoch = Epoch(2); }, None)]
+    fn a_copy_is_recorded_once_this_epochs_leader_reports_it_caught_up(
+        #[case] bend: Bend,
+        #[case] recorded: Option<(usize, usize)>,
+    ) {
+        let members = membership(&after(bend).situation());
+        let Some((node, id)) = recorded else { return assert_eq!(members, None) };
+        let members = members.expect("a change");
+        let of_node: Vec<&Member> = members.iter().filter(|member| member.name == name(node)).collect();
+        assert_eq!(of_node, [&Member { name: name(node), storage_id: copy(id) }]);
+        assert_eq!(members.len(), 6);
+    }
+
+    #[test]
+    fn only_what_differs_is_pushed() {
+        let mut scene = Scene::steady();
+        assert_eq!(settings(&scene.situation()), None);
+        scene.store.settings.write_quorum = WriteQuorum(5);
+        let patch = SettingsPatch { write_quorum: Some(WriteQuorum(5)), ..SettingsPatch::default() };
+        assert_eq!(settings(&scene.situation()), Some(patch));
+        scene.state(0).ready = false;
+        assert_eq!(settings(&scene.situation()), None, "a leader that settles takes no settings");
+    }
+
+    #[test]
+    fn a_changed_delay_leaves_the_quorum_alone() {
+        let mut scene = Scene::steady();
+        let delay = Delay { min: Duration::ZERO, max: Duration::from_millis(7) };
+        scene.store.settings.delay = delay;
+        let patch = SettingsPatch { delay: Some(delay), ..SettingsPatch::default() };
+        assert_eq!(settings(&scene.situation()), Some(patch));
+    }
+
+    #[rstest]
+    #[case::active(|_: &mut Scene| {}, Leadership::Active, Some(Role::Leader))]
+    #[case::not_ready(|s: &mut Scene| s.state(0).ready = false, Leadership::Settling, Some(Role::Follower))]
+    #[case::suspected(|s: &mut Scene| s.silence(0), Leadership::Suspect, None)]
+    #[case::being_replaced(|s: &mut Scene| s.silence(0), Leadership::Elect(ElectionReason::LeaderSilent), Some(Role::Follower))]
+    fn the_service_follows_an_active_leader_only(
+        #[case] bend: Bend,
+        #[case] state: Leadership,
+        #[case] role: Option<Role>,
+    ) {
+        assert_eq!(roles(&after(bend).situation(), &state).get(&name(0)).copied(), role);
+    }
+
+    #[rstest]
+    #[case::nothing_outdated(|_: &mut Scene| {}, Roll::Done)]
+    #[case::a_follower_first(|s: &mut Scene| { s.nodes[0].outdated = true; s.nodes[3].outdated = true; }, Roll::Replace(name(3)))]
+    #[case::the_leader_last(|s: &mut Scene| s.nodes[0].outdated = true, Roll::HandOver)]
+    #[case::one_is_still_learning(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).caught_up = false; }, Roll::Wait)]
+    #[case::one_is_not_counted_yet(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).counted = false; }, Roll::Wait)]
+    #[case::one_is_missing(|s: &mut Scene| { s.nodes[3].outdated = true; s.silence(2); s.nodes[2].presence = Presence::Absent; }, Roll::Wait)]
+    #[case::one_is_stopping(|s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[2].presence = Presence::Stopping; }, Roll::Wait)]
+    #[case::nothing_runs_in_it(
+        |s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[3].presence = Presence::NotRunning; s.silence(2); },
+        Roll::Replace(name(3))
+    )]
+    fn outdated_nodes_are_replaced_one_at_a_time(#[case] bend: Bend, #[case] expected: Roll) {
+        assert_eq!(roll(&after(bend).situation(), &Leadership::Active), expected);
+    }
+
+    #[test]
+    fn nothing_is_replaced_while_no_leader_is_active() {
+        let scene = after(|s| s.nodes[3].outdated = true);
+        assert_eq!(roll(&scene.situation(), &Leadership::Settling), Roll::Wait);
+    }
+
+    #[test]
+    fn the_next_epoch_is_above_every_promise() {
+        let mut scene = Scene::steady();
+        scene.state(4).promised = Epoch(8);
+        assert_eq!(next_epoch(&scene.situation(), Epoch(3)), Epoch(9));
+    }
+}

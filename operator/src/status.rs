@@ -327,3 +327,130 @@ fn conditions(
 fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests {
+    use quorumkv_api::WriteQuorum;
+    use quorumkv_protocol::election::Shortfall;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{
+        decide::ElectionReason,
+        testing::{Scene, name},
+    };
+
+    fn pass(scene: &Scene, leadership: Leadership) -> Pass {
+        Pass {
+            record: scene.record.clone(),
+            nodes: scene.nodes.clone(),
+            leadership,
+            settings_refusal: None,
+            roll: Roll::Done,
+            happenings: Vec::new(),
+        }
+    }
+
+    fn summary(bend: fn(&mut Scene), leadership: Leadership) -> Summary {
+        let mut scene = Scene::steady();
+        bend(&mut scene);
+        summarize(&scene.store, &pass(&scene, leadership))
+    }
+
+    #[test]
+    fn at_rest_everything_holds_and_nothing_is_under_way() {
+        let Summary { ready, progressing, degraded, quorum_available, .. } = summary(|_| {}, Leadership::Active);
+        let holds = [ready.holds, progressing.holds, degraded.holds, quorum_available.holds];
+        assert_eq!(holds, [true, false, false, true]);
+    }
+
+    #[rstest]
+    #[case::settling(|_: &mut Scene| {}, Leadership::Settling, "LeaderSettling")]
+    #[case::electing(|_: &mut Scene| {}, Leadership::Elect(ElectionReason::LeaderGone), "Electing")]
+    #[case::silent(|s: &mut Scene| s.silence(0), Leadership::Suspect, "LeaderSilent")]
+    #[case::no_quorum(|s: &mut Scene| (1..4).for_each(|n| s.seen(n).connected = false), Leadership::Active, "QuorumUnavailable")]
+    #[case::new_settings(|s: &mut Scene| s.store.settings.write_quorum = WriteQuorum(4), Leadership::Active, "SettingsPending")]
+    fn not_ready_says_why(#[case] bend: fn(&mut Scene), #[case] leadership: Leadership, #[case] reason: &str) {
+        let ready = summary(bend, leadership).ready;
+        assert_eq!((ready.holds, ready.reason), (false, reason));
+    }
+
+    #[test]
+    fn a_missing_follower_leaves_the_store_ready_and_is_named() {
+        let bend = |scene: &mut Scene| {
+            scene.silence(4);
+            scene.nodes[4].presence = Presence::Absent;
+            scene.seen(4).connected = false;
+        };
+        let Summary { ready, degraded, ready_followers, .. } = summary(bend, Leadership::Active);
+        assert!(ready.holds && ready.message.contains("n4 is absent"), "{}", ready.message);
+        assert!(degraded.holds && degraded.message.contains("n4 is absent"), "{}", degraded.message);
+        assert_eq!(ready_followers, 4);
+    }
+
+    #[test]
+    fn too_few_answers_name_the_missing_members() {
+        let shortfall = Shortfall::Recovery { counted: 2, required: 3, missing: vec![name(0), name(5)] };
+        let Summary { ready, degraded, .. } = summary(|_| {}, Leadership::Short(shortfall));
+        assert!(ready.message.contains("n0, n5"), "{}", ready.message);
+        assert_eq!((degraded.holds, degraded.reason), (true, "TooFewMembers"));
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// The status as the API server would hold it after this patch.
+    fn stored(patch: &DerivedStatus) -> KvClusterStatus {
+        serde_json::from_value(serde_json::to_value(patch).expect("serializes")).expect("a status")
+    }
+
+    fn write(current: Option<&KvClusterStatus>, summary: &Summary, second: i64) -> Option<DerivedStatus> {
+        after_pass(current, Some(4), "a=b".into(), summary, at(second))
+    }
+
+    #[test]
+    fn the_same_pass_later_changes_nothing() {
+        let calm = summary(|_| {}, Leadership::Active);
+        let first = write(None, &calm, 100).expect("a first status");
+        assert_eq!(write(Some(&stored(&first)), &calm, 200), None);
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
+        let second = write(Some(&first), &summary(|_| {}, Leadership::Settling), 200).expect("a change");
+        let time = |kind: &str| {
+            let condition = second.conditions.iter().find(|condition| condition.type_ == kind).expect("there");
+            condition.last_transition_time.0.as_second()
+        };
+        assert_eq!((time("Ready"), time("Degraded")), (200, 200));
+        let third =
+            write(Some(&stored(&second)), &summary(|_| {}, Leadership::Suspect), 300).expect("a reason changed");
+        let ready = third.conditions.iter().find(|condition| condition.type_ == "Ready").expect("there");
+        assert_eq!(ready.last_transition_time.0.as_second(), 200, "it was False before and still is");
+    }
+
+    #[test]
+    fn applied_values_stay_while_no_leader_is_active() {
+        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
+        let second = write(Some(&first), &summary(|_| {}, Leadership::Settling), 200).expect("a change");
+        assert_eq!((second.write_quorum, second.delay_range.as_deref()), (Some(3), Some("0s-0s")));
+    }
+
+    #[test]
+    fn what_is_applied_is_what_the_leader_committed() {
+        let pending = summary(|scene| scene.store.settings.write_quorum = WriteQuorum(5), Leadership::Active);
+        assert_eq!(write(None, &pending, 100).expect("a status").write_quorum, Some(3));
+    }
+
+    #[test]
+    fn a_refused_spec_keeps_what_was_applied_and_says_why() {
+        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
+        let next = refused(Some(&first), Some(5), "InvalidSpec", "no", at(200)).expect("a change");
+        assert_eq!((next.observed_generation, next.write_quorum), (Some(5), Some(3)));
+        let kinds: Vec<&str> = next.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert_eq!(kinds, ["Ready", "Progressing", "Degraded", "QuorumAvailable"]);
+        assert_eq!(refused(Some(&stored(&next)), Some(5), "InvalidSpec", "no", at(300)), None);
+    }
+}
