@@ -1,5 +1,7 @@
 //! Fixtures for the unit tests.
 
+pub(crate) mod nodes;
+
 use std::time::Duration;
 
 use quorumkv_api::{
