@@ -7,6 +7,9 @@
 #
 #   --name NAME     of the kind cluster; default: quorumkv
 #   --no-example    stop when the operator runs
+#
+# Environment:
+#   QUORUMKV_BINARIES   static programs to make the images of, instead of building this checkout
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
@@ -28,12 +31,20 @@ kube() { "$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"; }
 # Tags that name the contents: a rebuilt program is a new image, and everything
 # that runs the old one is replaced, which a tag that stays would not cause.
 images() {
-  have musl-gcc || "$CLUSTER_DIR/prerequisites.sh" kind
-  "$CLUSTER_DIR/image.sh" --build --context-only
+  local from=(--build)
+  if [ -n "${QUORUMKV_BINARIES:-}" ]; then
+    from=(--binaries "$QUORUMKV_BINARIES")
+  else
+    have musl-gcc || "$CLUSTER_DIR/prerequisites.sh" kind
+  fi
+  "$CLUSTER_DIR/image.sh" "${from[@]}" --context-only
   TAG="dev-$(cat "$REPO_ROOT"/dist/image/quorumkv-{node,operator} | sha256sum | cut -c1-12)"
-  "$CLUSTER_DIR/image.sh" --archive "$REPO_ROOT/dist/images.tar" \
+  # Without --build: these are the programs that the tag was made of.
+  [ -n "${QUORUMKV_BINARIES:-}" ] || from=()
+  "$CLUSTER_DIR/image.sh" "${from[@]}" --archive "$REPO_ROOT/dist/images.tar" \
     --operator "localhost/quorumkv-operator:$TAG" --node "localhost/quorumkv-node:$TAG"
   "$CLUSTER_DIR/cluster.sh" load --name "$name" "$REPO_ROOT/dist/images.tar"
+  rm -f "$REPO_ROOT/dist/images.tar"
 }
 
 operator() {
