@@ -383,7 +383,124 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::{events::Reporter, reflector};
+
     use super::*;
+    use crate::{
+        decide::Leadership,
+        testing::{Scene, api, cluster, valid_cluster},
+    };
+
+    fn context(client: Client) -> Context {
+        Context {
+            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+            client,
+            caches: Caches {
+                stateful_sets: reflector::store().0,
+                services: reflector::store().0,
+                budgets: reflector::store().0,
+                pods: reflector::store().0,
+            },
+            clusters: reflector::store().0,
+            metrics: Arc::default(),
+            node_image: "quorumkv-node:test".into(),
+            memories: std::sync::Mutex::default(),
+        }
+    }
+
+    /// A pass over `default/demo` that found everything at rest.
+    fn calm_pass() -> (ValidCluster, Pass) {
+        let scene = Scene::steady();
+        let pass = Pass {
+            record: scene.record.clone(),
+            nodes: scene.nodes.clone(),
+            leadership: Leadership::Active,
+            settings_refusal: None,
+            roll: Roll::Done,
+            happenings: Vec::new(),
+        };
+        (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
+    }
+
+    fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
+        let pod = serde_json::json!({"metadata": {
+            "name": name, "namespace": "default", "uid": name, "labels": {names::ROLE: role},
+        }});
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    fn observed_pods() -> Observed {
+        let pods = (0..6).map(|n| {
+            let name = format!("n{n}");
+            (name.as_str().into(), pod(&name, if n == 0 { "leader" } else { "follower" }))
+        });
+        Observed { pods: pods.collect(), ..Observed::default() }
+    }
+
+    #[tokio::test]
+    async fn an_idle_reconcile_writes_nothing() {
+        let (valid, pass) = calm_pass();
+        let mut cluster = cluster();
+        let summary = status::summarize(&valid.store, &pass);
+        let selector = names::selector_text(&valid.name);
+        let status = status::after_pass(None, valid.generation, selector, &summary, Timestamp::now());
+        let status = serde_json::to_value(status.expect("a first status")).expect("serializes");
+        cluster.status = Some(serde_json::from_value(status).expect("a status"));
+
+        let (client, server) = api::server(Vec::new());
+        let context = context(client);
+        let observed = observed_pods();
+        tell(&cluster, &context, &pass.happenings).await;
+        label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
+        replace_outdated(&context, &observed, &pass).await.expect("nothing to replace");
+        report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
+        drop(context);
+        server.await.expect("nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
+        let (valid, pass) = calm_pass();
+        let mut observed = observed_pods();
+        observed.pods.insert("n0".into(), pod("n0", "follower"));
+        observed.pods.insert("n4".into(), pod("n4", "leader"));
+        let patched = |path| api::Expected::written(http::Method::PATCH, path);
+        let script = vec![patched("/api/v1/namespaces/default/pods/n4"), patched("/api/v1/namespaces/default/pods/n0")];
+        let (client, server) = api::server(script);
+        let context = context(client);
+        label_pods(&context, &valid, &observed, &pass).await.expect("labelled");
+        drop(context);
+        let sent = server.await.expect("the script was followed");
+        assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "leader");
+        assert_eq!(sent[1]["metadata"]["uid"], "n0");
+    }
+
+    #[tokio::test]
+    async fn a_spec_that_cannot_be_built_is_reported_once() {
+        let mut cluster = cluster();
+        cluster.spec.write_quorum = 9;
+        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+        let script = vec![
+            api::Expected::written(http::Method::POST, events),
+            api::Expected::written(http::Method::PATCH, status)
+                .answering(serde_json::to_value(&cluster).expect("serializes")),
+        ];
+        let (client, server) = api::server(script);
+        let context = context(client);
+        let mut memory = ClusterMemory::default();
+        steps(&cluster, &context, &mut memory).await.expect("reported");
+        drop(context);
+        let sent = server.await.expect("the script was followed");
+        assert_eq!(sent[1]["status"]["conditions"][0]["reason"], "InvalidSpec");
+
+        cluster.status = Some(serde_json::from_value(sent[1]["status"].clone()).expect("a status"));
+        let (client, server) = api::server(Vec::new());
+        let context = self::context(client);
+        steps(&cluster, &context, &mut memory).await.expect("known");
+        drop(context);
+        server.await.expect("nothing was sent");
+    }
 
     #[test]
     fn failures_wait_longer_each_time_but_not_for_ever() {

@@ -11,7 +11,6 @@ use quorumkv_api::{
     client::{CallError, PeerClient},
     peer::{Member, MembersRequest, NodeState, PeerAddress},
 };
-use quorumkv_protocol::election::Shortfall;
 use tokio::time::Instant;
 
 use crate::{
@@ -414,15 +413,6 @@ fn replace_state(pass: &mut Pass, state: NodeState) {
     }
 }
 
-/// What is missing, if an election is waiting for it.
-#[must_use]
-pub fn shortfall(leadership: &Leadership) -> Option<&Shortfall> {
-    match leadership {
-        Leadership::Short(shortfall) => Some(shortfall),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use quorumkv_api::WriteQuorum;
@@ -586,7 +576,7 @@ mod tests {
         }
         let mut world = World::of(scene).await;
         let pass = world.pass().await.expect("a pass");
-        assert!(shortfall(&pass.leadership).is_some());
+        assert!(matches!(pass.leadership, Leadership::Short(_)));
         assert_eq!(world.journal(), [] as [String; 0]);
     }
 }

@@ -1,5 +1,6 @@
 //! Fixtures for the unit tests.
 
+pub(crate) mod api;
 pub(crate) mod nodes;
 
 use std::time::Duration;
