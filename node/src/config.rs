@@ -3,15 +3,15 @@
 //! [`Arguments`] is what `clap` reads; [`Arguments::check`] turns it into a [`Config`], which later code can
 //! trust. Every refusal names the variable, its value and what is allowed.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+mod parse;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorumkv_api::{
-    Delay, NodeId, Settings, WriteQuorum,
-    peer::PeerAddress,
-    settings::{InvalidSettings, parse_duration},
-};
+use quorumkv_api::{Delay, NodeId, Settings, WriteQuorum, peer::PeerAddress, settings::InvalidSettings};
 use rand::random;
+
+use self::parse::{parse_optional_url, parse_seconds, parse_url, with_port};
 
 /// A node of quorumkv: leader or follower of a replicated key-value store.
 #[derive(Debug, Parser)]
@@ -378,43 +378,6 @@ fn host_name() -> Result<String, ConfigError> {
         (Ok(name), _) | (Err(_), Ok(name)) => Ok(name.trim().to_owned()),
         (Err(source), Err(_)) => Err(ConfigError::HostName { source }),
     }
-}
-
-/// The URL with its port replaced.
-fn with_port(url: &str, port: u16) -> String {
-    let mut parsed = reqwest::Url::from_str(url).expect("parse_url accepted it");
-    parsed.set_port(Some(port)).expect("an http URL with a host takes a port");
-    parsed.as_str().trim_end_matches('/').to_owned()
-}
-
-fn parse_url(text: &str) -> Result<String, String> {
-    let allowed = "write http://host:port, without a path";
-    let url = reqwest::Url::from_str(text).map_err(|error| format!("{error}; {allowed}"))?;
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    if url.scheme() != "http" || url.host_str().is_none() || !bare || !url.username().is_empty() {
-        return Err(allowed.to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
-/// As [`parse_url`], and nothing for nothing: an empty variable, or a comma at the end of the list.
-fn parse_optional_url(text: &str) -> Result<Option<String>, String> {
-    match text.trim() {
-        "" => Ok(None),
-        text => parse_url(text).map(Some),
-    }
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let allowed = "write seconds (0.15) or a duration with its unit (150ms), at most one hour";
-    let duration = match f64::from_str(text) {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| allowed.to_owned())?,
-        Err(_) => parse_duration(text).map_err(|_| allowed.to_owned())?,
-    };
-    if duration > Duration::from_secs(3600) {
-        return Err(allowed.to_owned());
-    }
-    Ok(duration)
 }
 
 #[cfg(test)]

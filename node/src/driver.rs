@@ -33,6 +33,9 @@ const BATCH: usize = 1024;
 
 type Reply = Result<ReplyBody, PeerError>;
 
+/// A [`Command::Recover`] that waits for the end of its batch.
+type RecoveryRequest = (Epoch, ProcessId, oneshot::Sender<Result<Recovery, PeerError>>);
+
 /// Something that must not leave before storage holds a batch.
 enum Held {
     Reply(RequestId, Reply),
@@ -53,7 +56,7 @@ pub struct Driver<S> {
     writes: HashMap<WriteId, oneshot::Sender<WriteOutcome>>,
     requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     received: Vec<(SnapshotSource, Snapshot)>,
-    recoveries: Vec<(Epoch, ProcessId, oneshot::Sender<Result<Recovery, PeerError>>)>,
+    recoveries: Vec<RecoveryRequest>,
     outbox: Outbox,
     held: VecDeque<(Ticket, Held)>,
     durable: Ticket,

@@ -14,7 +14,7 @@ use quorumkv_api::{
     lab::Role,
     peer::{
         FenceReply, FenceRequest, FollowerState, Member, MembersRequest, NodeState, PeerAddress, PeerError,
-        PromoteRequest, Refusal,
+        PromoteRequest, Refusal, SettingsEntry,
     },
 };
 use quorumkv_protocol::election::{self, Choice, Record, Shortfall};
@@ -252,9 +252,11 @@ impl Manager {
         Some(std::iter::once(own).chain(counted).collect())
     }
 
-    /// Whether the configured settings are in force.
+    /// Whether the configured settings were applied, or need not be: those of this epoch are either the first
+    /// ones, or somebody has changed them since, and that wins.
     async fn apply_settings(&self, state: &NodeState) -> Result<bool, LeadError> {
-        if state.settings.is_some_and(|entry| entry.settings == self.settings) {
+        let done = |entry: SettingsEntry| entry.settings == self.settings || entry.position.epoch == state.epoch;
+        if state.settings.is_some_and(done) {
             return Ok(true);
         }
         match self.driver.change_settings(self.settings.into()).await {

@@ -1,0 +1,42 @@
+//! Texts into values, each refusal saying what is allowed.
+
+use std::{str::FromStr as _, time::Duration};
+
+use quorumkv_api::settings::parse_duration;
+
+/// The URL with its port replaced.
+pub(super) fn with_port(url: &str, port: u16) -> String {
+    let mut parsed = reqwest::Url::from_str(url).expect("parse_url accepted it");
+    parsed.set_port(Some(port)).expect("an http URL with a host takes a port");
+    parsed.as_str().trim_end_matches('/').to_owned()
+}
+
+pub(super) fn parse_url(text: &str) -> Result<String, String> {
+    let allowed = "write http://host:port, without a path";
+    let url = reqwest::Url::from_str(text).map_err(|error| format!("{error}; {allowed}"))?;
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if url.scheme() != "http" || url.host_str().is_none() || !bare || !url.username().is_empty() {
+        return Err(allowed.to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// As [`parse_url`], and nothing for nothing: an empty variable, or a comma at the end of the list.
+pub(super) fn parse_optional_url(text: &str) -> Result<Option<String>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => parse_url(text).map(Some),
+    }
+}
+
+pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let allowed = "write seconds (0.15) or a duration with its unit (150ms), at most one hour";
+    let duration = match f64::from_str(text) {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| allowed.to_owned())?,
+        Err(_) => parse_duration(text).map_err(|_| allowed.to_owned())?,
+    };
+    if duration > Duration::from_secs(3600) {
+        return Err(allowed.to_owned());
+    }
+    Ok(duration)
+}
