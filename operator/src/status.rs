@@ -8,6 +8,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use quorumkv_api::{NodeId, Settings, settings::format_duration};
+use quorumkv_protocol::election::Shortfall;
 use serde::Serialize;
 
 use crate::{
@@ -117,7 +118,7 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
 
 fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict, unready: &[String]) -> Verdict {
     match &pass.leadership {
-        Leadership::Short(shortfall) => return Verdict::new(false, "TooFewMembers", shortfall.to_string()),
+        Leadership::Short(shortfall) => return Verdict::new(false, "TooFewMembers", missing(pass, shortfall)),
         Leadership::Elect(reason) => {
             return Verdict::new(false, "Electing", format!("A leader is being elected: {reason}"));
         }
@@ -169,7 +170,7 @@ fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &
 
 fn degraded(pass: &Pass, quorum: &Verdict, unready: &[String]) -> Verdict {
     match &pass.leadership {
-        Leadership::Short(shortfall) => Verdict::new(true, "TooFewMembers", shortfall.to_string()),
+        Leadership::Short(shortfall) => Verdict::new(true, "TooFewMembers", missing(pass, shortfall)),
         Leadership::Active if !quorum.holds => Verdict::new(true, "TooFewFollowers", quorum.message.clone()),
         Leadership::Active if unready.is_empty() => Verdict::new(false, "AllNodesHealthy", "Every node does its part"),
         Leadership::Active => Verdict::new(true, "FollowersNotReady", unready.join(", ")),
@@ -331,7 +332,6 @@ fn whole_seconds(now: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use quorumkv_api::WriteQuorum;
-    use quorumkv_protocol::election::Shortfall;
     use rstest::rstest;
 
     use super::*;
@@ -394,6 +394,15 @@ mod tests {
         let Summary { ready, degraded, .. } = summary(|_| {}, Leadership::Short(shortfall));
         assert!(ready.message.contains("n0, n5"), "{}", ready.message);
         assert_eq!((degraded.holds, degraded.reason), (true, "TooFewMembers"));
+    }
+
+    #[test]
+    fn where_every_copy_is_lost_a_person_is_told_what_to_do() {
+        let shortfall = || Shortfall::Recovery { counted: 0, required: 5, missing: vec![name(0)] };
+        let ready = summary(|scene| (0..6).for_each(|n| scene.reborn(n)), Leadership::Short(shortfall())).ready;
+        assert!(ready.message.contains("dataLossPolicy Reset"), "{}", ready.message);
+        let ready = summary(|scene| scene.silence(3), Leadership::Short(shortfall())).ready;
+        assert!(!ready.message.contains("dataLossPolicy"), "n3 may still have its copy: {}", ready.message);
     }
 
     fn at(second: i64) -> Timestamp {
