@@ -205,6 +205,10 @@ impl Leader {
             return Err(replica.refuse(Refusal::Invalid, "the set of nodes cannot change while a leader leads"));
         }
         self.peers.record(&members.members);
+        // What a copy acknowledged before it counted, it will not acknowledge again.
+        for (follower, match_seq) in self.peers.counted_matches() {
+            self.delayed.acknowledge(follower, Seq(0), match_seq);
+        }
         if self.peers.move_to(&members.peers) {
             effects.leading = Some(self.streams(replica));
         }

@@ -184,6 +184,11 @@ impl Peers {
         self.peers.get(usize::from(follower))?.counted().map(|copy| copy.match_seq)
     }
 
+    /// The number of each counted follower, and how far it acknowledged.
+    pub(crate) fn counted_matches(&self) -> impl Iterator<Item = (u8, Seq)> {
+        (0_u8..).zip(&self.peers).filter_map(|(number, peer)| Some((number, peer.counted()?.match_seq)))
+    }
+
     /// How far each counted follower acknowledged, in no order.
     pub(crate) fn acknowledged(&mut self) -> &mut [Seq] {
         self.acknowledged.clear();
