@@ -116,6 +116,17 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
     followers.filter_map(|name| lacks(name).map(|what| format!("{name} {what}"))).collect()
 }
 
+/// What is missing; and where nothing more will come by waiting, what a person can do.
+fn missing(pass: &Pass, shortfall: &Shortfall) -> String {
+    let all_answer = pass.nodes.iter().all(|view| view.state.is_some());
+    match shortfall {
+        Shortfall::Recovery { counted: 0, .. } if all_answer => format!(
+            "{shortfall}. Every node answers and none has its copy any more: dataLossPolicy Reset starts again, empty"
+        ),
+        _ => shortfall.to_string(),
+    }
+}
+
 fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict, unready: &[String]) -> Verdict {
     match &pass.leadership {
         Leadership::Short(shortfall) => return Verdict::new(false, "TooFewMembers", missing(pass, shortfall)),
