@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Client, Resource, ResourceExt,
     runtime::{
@@ -182,7 +182,7 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
-    replace_outdated(context, &observed, &pass).await?;
+    replace_outdated(context, &valid, &observed, &pass).await?;
     report(cluster, context, &valid, &pass).await?;
     Ok(Action::requeue(pass.pause(&valid.store)))
 }
@@ -248,10 +248,18 @@ async fn label_pods(
     Ok(())
 }
 
-async fn replace_outdated(context: &Context, observed: &Observed, pass: &Pass) -> Result<(), ReconcileError> {
+async fn replace_outdated(
+    context: &Context,
+    valid: &ValidCluster,
+    observed: &Observed,
+    pass: &Pass,
+) -> Result<(), ReconcileError> {
     let Roll::Replace(name) = &pass.roll else { return Ok(()) };
     let pod = observed.pods.get(name).filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    if let Some(pod) = pod {
+    // One at a time, also by what Services and budgets go by. A pod that is not ready itself costs nobody
+    // anything, and replacing it may be what makes the others ready.
+    let may_go = |pod: &Pod| !observe::is_ready(pod) || observe::others_are_ready(valid, observed, name);
+    if let Some(pod) = pod.filter(|pod| may_go(pod)) {
         tracing::info!(pod = %name, "replacing, for it was made from an older description");
         apply::replace_pod(&context.client, pod).await?;
     }
@@ -452,7 +460,7 @@ mod tests {
         let observed = observed_pods();
         tell(&cluster, &context, &pass.happenings).await;
         label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
-        replace_outdated(&context, &observed, &pass).await.expect("nothing to replace");
+        replace_outdated(&context, &valid, &observed, &pass).await.expect("nothing to replace");
         report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
         drop(context);
         server.await.expect("nothing was sent");

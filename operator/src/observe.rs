@@ -98,6 +98,21 @@ fn latest_revision(set: &StatefulSet) -> Option<&str> {
     current.then_some(status.update_revision.as_deref()).flatten()
 }
 
+/// Whether Kubernetes sees every pod but this one as Ready. Nodes say of themselves that they are well before
+/// Services and budgets go by it.
+#[must_use]
+pub fn others_are_ready(cluster: &ValidCluster, observed: &Observed, but: &NodeId) -> bool {
+    let ready = |node: &NodeId| observed.pods.get(node).is_some_and(|pod| is_ready(pod));
+    cluster.store.nodes.iter().filter(|node| *node != but).all(ready)
+}
+
+/// The pod's condition Ready.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 fn presence(pod: Option<&Pod>) -> Presence {
     let Some(pod) = pod else { return Presence::Absent };
     let state = pod.status.as_ref().and_then(|status| {
@@ -147,6 +162,26 @@ mod tests {
         #[case] expected: Presence,
     ) {
         assert_eq!(presence(Some(&pod(state, deleted))), expected);
+    }
+
+    #[test]
+    fn a_pod_is_replaced_only_while_kubernetes_sees_all_others_ready() {
+        let cluster = valid_cluster();
+        let with_ready = |ready: &str| {
+            let mut pod = pod(json!({"running": {}}), false);
+            let condition = json!({"type": "Ready", "status": ready});
+            pod.status.get_or_insert_default().conditions = Some(vec![serde_json::from_value(condition).expect("one")]);
+            Arc::new(pod)
+        };
+        let (one, other) = (cluster.store.nodes[0].clone(), cluster.store.nodes[1].clone());
+        let pods = cluster.store.nodes.iter().map(|node| (node.clone(), with_ready("True")));
+        let mut observed = Observed { pods: pods.collect(), ..Observed::default() };
+        assert!(others_are_ready(&cluster, &observed, &one));
+        observed.pods.insert(other.clone(), with_ready("False"));
+        assert!(!others_are_ready(&cluster, &observed, &one));
+        assert!(others_are_ready(&cluster, &observed, &other), "the one that is replaced need not be");
+        observed.pods.remove(&other);
+        assert!(!others_are_ready(&cluster, &observed, &one), "one that is not there is not ready");
     }
 
     #[test]
