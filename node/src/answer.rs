@@ -6,7 +6,7 @@ use std::any::Any;
 use axum::{
     Json,
     extract::rejection::BytesRejection,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use quorumkv_api::{
@@ -51,7 +51,14 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let elsewhere = self.body.leader.is_some();
+        let mut response = (self.status, Json(self.body)).into_response();
+        if elsewhere {
+            // A client that came through the leader's Service while this node led would otherwise keep its
+            // connection, and with it this answer, for ever. The next connection finds the leader.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
@@ -145,4 +152,18 @@ pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     error!(panic = text, "a request handler panicked");
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the node's log says more").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_sends_the_client_elsewhere_closes_its_connection() {
+        let closes = |error: ApiError| error.into_response().headers().get(header::CONNECTION).is_some();
+        assert!(closes(ApiError::at_the_leader("Only leader accepts writes", None)));
+        assert!(closes(ApiError::at_the_leader("Only leader accepts writes", Some("http://leader:5000".to_owned()))));
+        assert!(!closes(ApiError::unavailable("The leader is not active yet; nothing was written")));
+        assert!(!closes(ApiError::bad_request("no key")));
+    }
 }

@@ -17,9 +17,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Healthcheck { url, port }) => {
             let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/health"));
-            runtime(1).and_then(|runtime| Ok(runtime.block_on(healthcheck::check(&url))?))
+            runtime(1).and_then(|runtime| runtime.block_on(healthcheck::check(&url)).map_err(whole))
         }
-        None => cli.arguments.check().map_err(anyhow::Error::from).and_then(run),
+        None => cli.arguments.check().map_err(whole).and_then(run),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,9 +38,14 @@ fn run(config: Config) -> anyhow::Result<()> {
     runtime(config.worker_threads)?.block_on(async {
         let shutdown = Shutdown::default();
         on_signals(shutdown.draining.clone()).context("signals cannot be handled")?;
-        let listeners = Listeners::bind(&config).await?;
-        Ok(serve(config, listeners, shutdown).await?)
+        let listeners = Listeners::bind(&config).await.map_err(whole)?;
+        serve(config, listeners, shutdown).await.map_err(whole)
     })
+}
+
+/// An error whose text already says what caused it, and which therefore must not be followed by its causes.
+fn whole(error: impl std::error::Error) -> anyhow::Error {
+    anyhow::Error::msg(error.to_string())
 }
 
 /// One thread needs no scheduler between threads, which is fastest where several nodes share few cores.

@@ -83,15 +83,11 @@ pub enum StreamError {
     #[error("writing failed: {0}")]
     Write(#[source] std::io::Error),
     /// Nothing was heard.
-    #[error("nothing was heard for {}", humantime(.0))]
+    #[error("nothing was heard for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
     /// This node is stopping.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-}
-
-fn humantime(duration: &Duration) -> String {
-    quorumkv_api::settings::format_duration(*duration)
 }
 
 /// Reads payloads and notices silence.

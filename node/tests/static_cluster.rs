@@ -54,7 +54,7 @@ async fn a_follower_that_lost_everything_catches_up_and_counts_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_behind_the_retained_log_gets_a_snapshot() {
-    let mut cluster = Cluster::start(2, Options { write_quorum: 1, log_entries: 16, ..Options::default() }).await;
+    let mut cluster = Cluster::start(2, Options { write_quorum: 1, log_entries: 16 }).await;
     cluster.kill(2);
     for n in 0..200 {
         assert_eq!(cluster.set(&format!("key-{}", n % 120), json!({"n": n, "pad": "x".repeat(2000)})).await.0, 200);
