@@ -240,6 +240,13 @@ pub(crate) async fn a_leader_that_hangs_is_replaced_and_takes_nothing_back(world
     }
     store.until_complete(Duration::from_mins(1)).await?;
     ensure!(store.leader().await? != leader, "{leader} leads again");
+    // This client wrote before, and kept its connection to the node that led then.
+    until("a client with an old connection writes again", Duration::from_secs(10), || async {
+        let answer = client.set(&service.url(), "register", "newer").await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+        Ok(())
+    })
+    .await?;
     store.ensure_same_runs(&before).await?;
     let said = |answer: &reqwest::Result<Answer>| match answer {
         Ok(answer) => format!("{} {}", answer.status.as_u16(), answer.body["error"]),
