@@ -264,7 +264,7 @@ fn url(lab: &Lab, port: Port) -> String {
 }
 
 macro_rules! check {
-    ($condition:expr, $($text:tt)+) => { if !$condition { return Err(Failed::from(format!($($text)+))); } };
+    ($condition:expr, $($text:tt)+) => { if $condition {} else { return Err(Failed::from(format!($($text)+))); } };
 }
 
 /// Sends the case, compares the answer, and sees that nothing was written.
