@@ -12,6 +12,8 @@ use crate::{
 pub(crate) enum Fault {
     Restart(usize),
     Mend(usize),
+    /// A leader that was cut off, and perhaps replaced, meets some of the others again.
+    Return(usize),
 }
 
 /// How often each kind of fault is drawn.
@@ -23,10 +25,18 @@ pub(crate) struct Weights {
     isolate: u32,
     cut: u32,
     hide: u32,
+    blackout: u32,
+    depose: u32,
     break_streams: u32,
 }
 
 impl Weights {
+    pub(crate) fn depose_only() -> Self {
+        let none =
+            Self { crash: 0, lose: 0, pause: 0, isolate: 0, cut: 0, hide: 0, blackout: 0, depose: 0, break_streams: 0 };
+        Self { depose: 1, ..none }
+    }
+
     pub(crate) fn from_rng(rng: &mut StdRng) -> Self {
         let mut weight = || [0, 1, 4][rng.random_range(0..3)];
         Self {
@@ -36,6 +46,8 @@ impl Weights {
             isolate: weight(),
             cut: weight(),
             hide: weight(),
+            blackout: weight(),
+            depose: weight(),
             break_streams: 1,
         }
     }
@@ -50,8 +62,9 @@ impl World {
         let after = self.rng.random_range(mean / 4..mean * 2);
         self.schedule(after, Event::NextFault);
         let node = self.victim();
-        let Weights { crash, lose, pause, isolate, cut, hide, break_streams } = self.plan.weights;
-        let mut draw = self.rng.random_range(0..crash + lose + pause + isolate + cut + hide + break_streams);
+        let Weights { crash, lose, pause, isolate, cut, hide, blackout, depose, break_streams } = self.plan.weights;
+        let mut draw =
+            self.rng.random_range(0..crash + lose + pause + isolate + cut + hide + blackout + depose + break_streams);
         let mut drawn = |weight: u32| {
             let hit = draw < weight;
             draw = draw.wrapping_sub(weight);
@@ -72,21 +85,105 @@ impl World {
         } else if drawn(hide) {
             let until = self.now + self.rng.random_range(100_000..4_000_000);
             self.nodes[node].cut_off_from_managers(until);
+        } else if drawn(blackout) {
+            self.blackout();
+        } else if drawn(depose) {
+            self.depose();
         } else {
             self.break_streams(|stream| stream.follower == node || stream.leader == node);
         }
     }
 
-    fn victim(&mut self) -> usize {
+    /// The leader, with a few companions, is out of the managers' sight and mostly of the others', while it
+    /// goes on to lead: the others elect another. Then the two sides meet again in part. Nearly every rule
+    /// of failover is there for some course of this.
+    fn depose(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let mut with_leader = vec![false; self.nodes.len()];
+        with_leader[leader] = true;
+        for _ in 0..self.rng.random_range(0..3) {
+            let companion = self.rng.random_range(0..self.nodes.len());
+            with_leader[companion] = true;
+        }
+        let cut = self.rng.random_bool(0.75);
+        let until = self.now + self.rng.random_range(500_000..4_000_000);
+        for a in 0..self.nodes.len() {
+            if with_leader[a] || self.rng.random_bool(0.2) {
+                self.nodes[a].cut_off_from_managers(until);
+            }
+            for b in 0..self.nodes.len() {
+                if cut && with_leader[a] != with_leader[b] && a != b {
+                    self.cut[a][b] = true;
+                }
+            }
+        }
+        if self.rng.random_bool(0.5) {
+            // Settings under way as the leader is cut off.
+            self.schedule(0, Event::Resettle { node: leader });
+        }
+        let after = self.rng.random_range(200_000..2_500_000);
+        self.schedule(after, Event::Fault(Fault::Return(leader)));
+        self.schedule(until - self.now + 300_000, Event::Fault(Fault::Mend(leader)));
+    }
+
+    fn returns(&mut self, leader: usize) {
+        let all = self.rng.random_bool(0.3);
+        let one = self.rng.random_range(0..self.nodes.len());
+        let lose = !self.plan.persistent || self.rng.random_bool(0.5);
+        for other in 0..self.nodes.len() {
+            if other != leader && (other == one || all && self.plan.persistent) {
+                self.crash(other, lose && other == one);
+            }
+        }
+        if all {
+            // It is the only one left for a while.
+            self.nodes[leader].show_to_managers();
+        }
+        if one != leader && self.rng.random_bool(0.5) {
+            // The others get hold of one that was with the leader.
+            self.nodes[one].show_to_managers();
+            self.cut[leader][one] = true;
+            self.cut[one][leader] = true;
+            return;
+        }
+        for other in 0..self.nodes.len() {
+            if self.rng.random_bool(0.5) {
+                self.cut[leader][other] = false;
+                self.cut[other][leader] = false;
+                self.break_streams(|stream| {
+                    stream.leader == leader && stream.follower == other
+                        || stream.leader == other && stream.follower == leader
+                });
+            }
+        }
+    }
+
+    fn leader(&self) -> Option<usize> {
         let leads = |node: &SimNode| node.core.as_ref().is_some_and(|core| core.view().role == Role::Leader);
-        let leader = self.nodes.iter().rposition(leads);
+        self.nodes.iter().rposition(leads)
+    }
+
+    /// Many nodes lose their power at the same moment, and with it whatever storage had not confirmed.
+    fn blackout(&mut self) {
+        if !self.plan.persistent {
+            return;
+        }
+        for node in 0..self.nodes.len() {
+            if self.rng.random_bool(0.8) {
+                self.crash(node, false);
+            }
+        }
+    }
+
+    fn victim(&mut self) -> usize {
+        let leader = self.leader();
         match leader {
             Some(leader) if self.rng.random_bool(self.plan.strike_leader) => leader,
             _ => self.rng.random_range(0..self.nodes.len()),
         }
     }
 
-    fn crash(&mut self, index: usize, lose: bool) {
+    pub(crate) fn crash(&mut self, index: usize, lose: bool) {
         if !self.nodes[index].is_up() {
             return;
         }
@@ -99,7 +196,8 @@ impl World {
         node.crash(self, lose);
         self.nodes[index] = node;
         self.break_streams(|stream| stream.follower == index || stream.leader == index);
-        let after = self.rng.random_range(10_000..1_500_000);
+        let after = if self.rng.random_bool(0.5) { 20_000 } else { 1_500_000 };
+        let after = self.rng.random_range(1_000..after);
         self.schedule(after, Event::Fault(Fault::Restart(index)));
     }
 
@@ -149,6 +247,8 @@ impl World {
         match fault {
             Fault::Restart(index) => self.restart(index),
             Fault::Mend(index) => self.mend(index),
+            Fault::Return(leader) if !self.quiet => self.returns(leader),
+            Fault::Return(_) => {}
         }
         Ok(())
     }

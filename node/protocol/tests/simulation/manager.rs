@@ -175,14 +175,18 @@ impl World {
             self.ask(manager, probe, Call::Members(Box::new(members)));
         }
         if !self.quiet && self.rng.random_bool(self.plan.resettle) {
-            let followers = u8::try_from(self.nodes.len() - 1).expect("few nodes");
-            let quorum = WriteQuorum(self.rng.random_range(1..=followers));
-            let max = Duration::from_millis(self.rng.random_range(0..3) * 20);
-            let delay = Delay { min: max / 2, max };
-            let patch = SettingsPatch { write_quorum: Some(quorum), delay: Some(delay), write_timeout: None };
+            let patch = self.random_settings();
             self.ask(manager, probe, Call::Settings(patch));
         }
         100_000
+    }
+
+    pub(crate) fn random_settings(&mut self) -> SettingsPatch {
+        let followers = u8::try_from(self.nodes.len() - 1).expect("few nodes");
+        let quorum = WriteQuorum(self.rng.random_range(1..=followers));
+        let max = Duration::from_millis(self.rng.random_range(0..3) * 20);
+        let delay = Delay { min: max / 2, max };
+        SettingsPatch { write_quorum: Some(quorum), delay: Some(delay), write_timeout: None }
     }
 
     /// Recorded first, counted second: in the epoch in which the leader reported it.
@@ -266,8 +270,8 @@ impl World {
     }
 
     fn promote(&mut self, manager: usize, choice: Choice, epoch: Epoch) -> u64 {
-        let followers = self.nodes.len() - 1;
-        let quorum = WriteQuorum(u8::try_from(followers.div_ceil(2)).expect("few nodes"));
+        let followers = u8::try_from(self.nodes.len() - 1).expect("few nodes");
+        let quorum = WriteQuorum(self.plan.quorum.min(followers));
         let settings = quorumkv_api::Settings { write_quorum: quorum, ..quorumkv_api::Settings::default() };
         let promote = PromoteRequest {
             epoch,
@@ -276,9 +280,14 @@ impl World {
             peers: self.addresses(),
             members: choice.members,
             lease_wait_ms: u64::try_from(choice.lease_wait.as_millis()).expect("short"),
-            bootstrap: choice.bootstrap.then_some(settings),
+            bootstrap: (choice.bootstrap || planted(Bug::PromoteChangedNode)).then_some(settings),
         };
         let node = self.node_named(&choice.node);
+        if !self.quiet && self.rng.random_bool(self.plan.strike_leader / 4.0) {
+            // The chosen one loses its copy, or restarts, a moment before it is promoted.
+            let lose = !self.plan.persistent || self.rng.random_bool(0.5);
+            self.crash(node, lose);
+        }
         self.ask(manager, node, Call::Promote(Box::new(promote)));
         self.managers[manager].step = Step::Look;
         50_000

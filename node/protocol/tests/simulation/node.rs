@@ -156,6 +156,10 @@ impl SimNode {
         self.cut_off = self.cut_off.max(until);
     }
 
+    pub(crate) fn show_to_managers(&mut self) {
+        self.cut_off = 0;
+    }
+
     /// Nothing keeps it from anybody any more; what its sockets hold still comes when it was due.
     pub(crate) fn recover_from_pauses(&mut self) {
         self.paused = 0;

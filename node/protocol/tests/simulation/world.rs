@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap, fmt, time::Duration};
 
 use quorumkv_api::NodeId;
-use quorumkv_protocol::{Limits, StreamId, Ticket};
+use quorumkv_protocol::{Input, Limits, RequestId, StreamId, Ticket};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Followers plus one.
     pub(crate) nodes: usize,
+    /// Write quorum of the new store; as many as there are followers if that is less.
+    pub(crate) quorum: u8,
     /// Whether a crashed node keeps what storage had confirmed.
     pub(crate) persistent: bool,
     /// How long faults go on, in virtual time.
@@ -49,11 +51,12 @@ impl Plan {
     #[must_use]
     pub(crate) fn from_seed(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
-        Self {
+        let plan = Self {
             seed,
-            nodes: *[3_usize, 4, 6, 6, 6].get(rng.random_range(0..5)).expect("five choices"),
+            nodes: [3, 3, 4, 6, 6][rng.random_range(0..5)],
+            quorum: rng.random_range(1..=5),
             persistent: rng.random_bool(0.5),
-            duration: Duration::from_secs(20),
+            duration: Duration::from_secs(8),
             fault_every: Duration::from_millis(20 << rng.random_range(0..7)),
             weights: Weights::from_rng(&mut rng),
             strike_leader: [0.0, 0.3, 0.7][rng.random_range(0..3)],
@@ -67,6 +70,23 @@ impl Plan {
                 max_message_bytes: rng.random_range(100..4000),
                 max_in_flight: rng.random_range(1..6),
             },
+        };
+        if rng.random_bool(0.5) { plan.duel(&mut rng) } else { plan }
+    }
+
+    /// Few nodes and one kind of trouble, again and again: a leader that goes on while another is elected.
+    fn duel(self, rng: &mut StdRng) -> Self {
+        Self {
+            nodes: [3, 3, 4][rng.random_range(0..3)],
+            quorum: rng.random_range(1..=2),
+            fault_every: Duration::from_millis(rng.random_range(600..2000)),
+            weights: Weights::depose_only(),
+            strike_leader: [0.0, 0.3][rng.random_range(0..2)],
+            switchover: 0.0,
+            resettle: [0.0, 0.05][rng.random_range(0..2)],
+            latency: 400,
+            managers: 1,
+            ..self
         }
     }
 }
@@ -127,6 +147,7 @@ pub(crate) enum Event {
     Manager { manager: usize, turn: u64 },
     Client { client: usize },
     Fault(Fault),
+    Resettle { node: usize },
     NextFault,
 }
 
@@ -173,7 +194,7 @@ pub(crate) struct World {
 }
 
 const CLIENTS: usize = 4;
-const SETTLING: Duration = Duration::from_secs(30);
+const SETTLING: Duration = Duration::from_secs(12);
 
 impl World {
     fn new(plan: Plan) -> Self {
@@ -241,6 +262,10 @@ impl World {
             }
             Event::Client { client } => self.client(client),
             Event::Fault(fault) => self.fault(fault),
+            Event::Resettle { node } => {
+                let (request, patch) = (RequestId(self.id()), self.random_settings());
+                self.input(node, Input::ChangeSettings { request, patch })
+            }
             Event::NextFault => {
                 self.next_fault();
                 Ok(())
