@@ -53,6 +53,8 @@ pub enum NodeType {
 pub enum StorageType {
     /// In memory: gone with the process, which then comes back as a new copy.
     Memory,
+    /// On disk, in DATA_DIR: nothing is acknowledged before it is there.
+    Persistent,
 }
 
 /// How log lines look.
@@ -122,6 +124,9 @@ pub struct Arguments {
     /// Where the data is kept.
     #[arg(long, env = "STORAGE", value_enum, default_value_t = StorageType::Memory)]
     pub storage: StorageType,
+    /// With STORAGE=persistent: directory of this node's copy, made if need be, used by this node alone.
+    #[arg(long, env = "DATA_DIR", default_value = "/data")]
+    pub data_dir: PathBuf,
     /// Threads that serve; 1 runs everything on one, which is fastest where nodes share cores.
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
@@ -153,6 +158,8 @@ pub struct Config {
     pub delay_seed: u64,
     /// Where the data is kept.
     pub storage: StorageType,
+    /// Directory of a persistent copy.
+    pub data_dir: PathBuf,
     /// Threads that serve.
     pub worker_threads: usize,
     /// Recent log entries kept.
@@ -264,6 +271,7 @@ impl Arguments {
             log_format,
             delay_seed,
             storage,
+            data_dir,
             worker_threads,
             log_entries,
         } = self;
@@ -296,6 +304,7 @@ impl Arguments {
             log_format,
             delay_seed: delay_seed.unwrap_or_else(random),
             storage,
+            data_dir,
             worker_threads: usize::from(worker_threads),
             log_entries: usize::try_from(log_entries).expect("this system's pointers have 32 bits or more"),
             static_leader,

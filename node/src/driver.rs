@@ -21,17 +21,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     clock::Clock,
     delay::RoundTrips,
-    handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery},
+    handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery, StorageFull},
     outbox::Outbox,
     storage::{Storage, StorageError},
     store::Snapshot,
     wire,
 };
 
+mod admission;
+
+use self::admission::Admission;
+
 /// Commands taken at once; bounds how long answers wait for others.
 const BATCH: usize = 1024;
 
 type Reply = Result<ReplyBody, PeerError>;
+type WriteAnswer = Result<WriteOutcome, StorageFull>;
 
 /// A [`Command::Recover`] that waits for the end of its batch.
 type RecoveryRequest = (Epoch, ProcessId, oneshot::Sender<Result<Recovery, PeerError>>);
@@ -53,13 +58,14 @@ pub struct Driver<S> {
     round_trips: RoundTrips,
     effects: Effects,
     next_id: u64,
-    writes: HashMap<WriteId, oneshot::Sender<WriteOutcome>>,
+    writes: HashMap<WriteId, oneshot::Sender<WriteAnswer>>,
     requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     received: Vec<(SnapshotSource, Snapshot)>,
     recoveries: Vec<RecoveryRequest>,
     outbox: Outbox,
     held: VecDeque<(Ticket, Held)>,
     durable: Ticket,
+    admission: Admission,
     latency_of: Option<SettingsEntry>,
 }
 
@@ -75,10 +81,11 @@ pub struct Attached {
 
 impl<S: Storage> Driver<S> {
     /// A driver of `node`, which was made at `clock`'s zero.
-    pub fn new(node: Node, storage: S, clock: Clock, round_trips: RoundTrips) -> (Self, Attached) {
+    pub fn new(node: Node, mut storage: S, clock: Clock, round_trips: RoundTrips) -> (Self, Attached) {
         let (view, views) = watch::channel(node.view());
         let (leading, leadings) = watch::channel(None);
         let (handle, commands) = DriverHandle::new(views, clock);
+        storage.observe(&handle.metrics.storage);
         let driver = Self {
             node,
             storage,
@@ -95,6 +102,7 @@ impl<S: Storage> Driver<S> {
             outbox: Outbox::default(),
             held: VecDeque::new(),
             durable: Ticket::default(),
+            admission: Admission::default(),
             latency_of: None,
         };
         (driver, Attached { handle, commands, leading: leadings })
@@ -114,6 +122,7 @@ impl<S: Storage> Driver<S> {
         let mut stop = std::pin::pin!(stop);
         loop {
             let deadline = self.node.next_deadline();
+            let room_changed = self.storage.room_changed();
             tokio::select! {
                 biased;
                 ticket = self.storage.durable() => {
@@ -122,13 +131,12 @@ impl<S: Storage> Driver<S> {
                 }
                 () = &mut stop => return Ok(()),
                 _ = commands.recv_many(&mut batch, BATCH) => {}
+                () = room_changed, if self.admission.is_waiting() => {}
                 () = until(clock, deadline) => {}
             }
             // Read once, after everything has arrived: for a batch, no time passes.
             let now = clock.now();
-            for command in batch.drain(..) {
-                self.take(command, now);
-            }
+            self.let_in(&mut batch, now);
             if self.node.next_deadline().is_some_and(|deadline| deadline <= now) {
                 self.node.step(now, Input::Tick, &mut self.effects);
             }
@@ -194,7 +202,7 @@ impl<S: Storage> Driver<S> {
         self.node.step(now, input, &mut self.effects);
     }
 
-    fn propose(&mut self, operation: Operation, answer: oneshot::Sender<WriteOutcome>) -> Input {
+    fn propose(&mut self, operation: Operation, answer: oneshot::Sender<WriteAnswer>) -> Input {
         let write = WriteId(self.new_id());
         self.writes.insert(write, answer);
         let round_trips = self.round_trips.draw(self.node.delay_in_force(), self.node.follower_count());
@@ -259,6 +267,7 @@ impl<S: Storage> Driver<S> {
             let (ticket, log, store) = (self.effects.ticket, self.node.log(), &self.handle.store);
             self.storage.submit(ticket, &self.effects.persist, log, store);
         }
+        self.admission.handed_over();
         if let Some(leading) = self.effects.leading.take() {
             let leads = |leading: &Leading| match leading {
                 Leading::Streams { hello, .. } => Some(hello.epoch),
@@ -319,7 +328,7 @@ impl<S: Storage> Driver<S> {
             metrics.write_answered(&outcome);
             let answer = self.writes.remove(&write).expect("the core answers every write once");
             // The client may have hung up; its write stays what it is.
-            drop(answer.send(outcome));
+            drop(answer.send(Ok(outcome)));
         }
     }
 

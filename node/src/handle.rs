@@ -106,7 +106,7 @@ pub enum Command {
         /// JSON text.
         value: Bytes,
         /// Where the outcome goes.
-        answer: oneshot::Sender<WriteOutcome>,
+        answer: oneshot::Sender<Result<WriteOutcome, StorageFull>>,
     },
     /// A manager's request.
     Peer {
@@ -202,6 +202,11 @@ impl From<Stopped> for PeerError {
     }
 }
 
+/// The disk is full: the core never saw the write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("The disk of this node is full; nothing was written")]
+pub struct StorageFull;
+
 /// Speaks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DriverHandle {
@@ -243,8 +248,11 @@ impl DriverHandle {
     }
 
     /// Writes a key.
-    pub async fn write(&self, key: Bytes, value: Bytes) -> WriteOutcome {
-        self.ask(|answer| Command::Write { key, value, answer }).await.unwrap_or(WriteOutcome::Stopping)
+    ///
+    /// # Errors
+    /// When storage has no room for it.
+    pub async fn write(&self, key: Bytes, value: Bytes) -> Result<WriteOutcome, StorageFull> {
+        self.ask(|answer| Command::Write { key, value, answer }).await.unwrap_or(Ok(WriteOutcome::Stopping))
     }
 
     /// The node's state.

@@ -23,7 +23,10 @@ use prometheus_client::{
 use quorumkv_api::lab::Role;
 use quorumkv_protocol::WriteOutcome;
 
-use crate::handle::{DriverHandle, Inspection};
+use crate::{
+    handle::{DriverHandle, Inspection},
+    storage::StorageMetrics,
+};
 
 type Number = Gauge<u64, AtomicU64>;
 
@@ -85,6 +88,9 @@ pub struct Metrics {
     write_quorum: Number,
     follower_lag: Family<FollowerLabel, Number>,
     follower_connected: Family<FollowerLabel, Number>,
+    refused_for_room: Counter,
+    /// Counted by storage.
+    pub storage: StorageMetrics,
 }
 
 impl Default for Metrics {
@@ -107,6 +113,8 @@ impl Default for Metrics {
             write_quorum: Number::default(),
             follower_lag: Family::default(),
             follower_connected: Family::default(),
+            refused_for_room: Counter::default(),
+            storage: StorageMetrics::default(),
         };
         metrics.register();
         metrics
@@ -135,11 +143,19 @@ impl Metrics {
         registry.register("follower_lag", "Entries a follower is behind, on the leader", self.follower_lag.clone());
         let help = "1 while a follower's stream is up, on the leader";
         registry.register("follower_connected", help, self.follower_connected.clone());
+        let help = "Client writes refused because the disk is full";
+        registry.register("writes_refused_for_room", help, self.refused_for_room.clone());
+        self.storage.register(registry);
     }
 
     /// Counts one answered write.
     pub fn write_answered(&self, outcome: &WriteOutcome) {
         self.writes.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
+    }
+
+    /// Counts one write that storage has no room for.
+    pub fn write_refused_for_room(&self) {
+        self.refused_for_room.inc();
     }
 
     /// Adds the latency of an acknowledged write.

@@ -21,7 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     answer::{ApiError, panicked, parse_object},
     auth::Token,
-    handle::{DriverHandle, PeerRequest},
+    handle::{DriverHandle, PeerRequest, StorageFull},
 };
 
 mod reads;
@@ -64,7 +64,8 @@ async fn set(State(port): State<ClientPort>, body: Result<Bytes, BytesRejection>
     // Copies: the body is a slice of the connection's buffer, which the log must not keep.
     let key = Bytes::copy_from_slice(key.as_bytes());
     let value = Bytes::copy_from_slice(request.value.get().as_bytes());
-    match port.driver.write(key, value).await {
+    let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
+    match port.driver.write(key, value).await.map_err(full)? {
         WriteOutcome::Committed { version, replicas, .. } => {
             Ok(Json(SetReply { success: true, replicas, version }).into_response())
         }

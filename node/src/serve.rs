@@ -19,7 +19,8 @@ use crate::{
     links, metrics, peer_router, router,
     shutdown::{GRACE, Shutdown},
     static_leader::{LeadError, Manager},
-    storage::{Memory, StorageError},
+    storage::{self, Memory, OpenError, Opened, Persistent, Storage, StorageError},
+    store::Snapshot,
 };
 
 /// Why a node does not serve.
@@ -40,14 +41,17 @@ pub enum ServeError {
     /// A server ended by itself.
     #[error("a server failed: {0}")]
     Server(#[source] std::io::Error),
+    /// What is on disk cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The manager of a static leader cannot be set up.
     #[error(transparent)]
     Manager(#[from] LeadError),
-    /// The driver panicked, which is a bug.
-    #[error("the driver ended: {0}")]
+    /// A task panicked, which is a bug.
+    #[error("a task ended: {0}")]
     Driver(#[from] tokio::task::JoinError),
 }
 
@@ -89,11 +93,34 @@ impl Listeners {
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), ServeError> {
-    let StorageType::Memory = config.storage;
+    match config.storage {
+        StorageType::Memory => {
+            let copy = StorageId::random();
+            let (recovered, state) = <(Recovered, Snapshot)>::default();
+            serve_on(Memory::default(), copy, recovered, state, config, listeners, shutdown).await
+        }
+        StorageType::Persistent => {
+            let data_dir = config.data_dir.clone();
+            let opening = tokio::task::spawn_blocking(move || Persistent::open(&data_dir, storage::Options::default()));
+            let Opened { storage, copy, recovered, state } = opening.await??;
+            serve_on(storage, copy, recovered, state, config, listeners, shutdown).await
+        }
+    }
+}
+
+async fn serve_on(
+    storage: impl Storage,
+    storage_id: StorageId,
+    recovered: Recovered,
+    state: Snapshot,
+    config: Config,
+    listeners: Listeners,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
     let clock = Clock::start();
     let identity = Identity {
         node: config.node.clone(),
-        storage_id: StorageId::random(),
+        storage_id,
         process_id: ProcessId::random(),
         client_url: config.advertise_url.clone(),
     };
@@ -106,9 +133,10 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: Shutdown) -> 
         "serving"
     );
     let limits = Limits { retain_entries: config.log_entries, ..Limits::default() };
-    let node = Node::new(identity, limits, Recovered::default(), clock.now());
+    let node = Node::new(identity, limits, recovered, clock.now());
     let round_trips = RoundTrips::seeded(config.delay_seed);
-    let (driver, Attached { handle, commands, leading }) = Driver::new(node, Memory::default(), clock, round_trips);
+    let (driver, Attached { handle, commands, leading }) = Driver::new(node, storage, clock, round_trips);
+    handle.store.install(state);
     let over = shutdown.over.clone();
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
 

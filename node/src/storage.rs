@@ -3,6 +3,27 @@
 //! The driver hands over one batch at a time and learns later, by its ticket, that storage holds it; nothing
 //! that rests on a batch leaves the node before that. A failed save stops the process: a node that cannot
 //! keep its promises must not make any.
+//!
+//! [`Memory`] keeps nothing. [`Persistent`] keeps a write-ahead log and snapshots in one directory:
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `copy` | which copy of the data this is; made once |
+//! | `lock` | keeps a second process out |
+//! | `wal-<number>` | a segment of the log: batches in order, one checksum a frame |
+//! | `snapshot-<batch>` | everything up to that batch; segments before it are removed |
+//! | `*.tmp` | not complete; removed at start |
+//!
+//! A batch's way: `submit` encodes it (`frame`) and queues it (`queue`); a thread writes all that waits with
+//! one write and one sync (`writer`, `segment`) and reports the newest ticket. Another thread writes snapshots
+//! beside it (`snapshot`). `recovery` and `replay` are the way back.
+//!
+//! **A full disk** loses nothing and ends nothing. The log is written only where room was taken before, one
+//! segment ahead. While no room can be had for the next one, [`Storage::room`] says [`Room::Full`] before what
+//! is left of the last is used up: the driver answers clients' writes with an error, before the core has seen
+//! them, and puts off what a leader sends; promises, barriers and settings still fit. Should even that be used
+//! up, batches wait in memory, unreported, and with them whoever waits for this node. It goes on when there
+//! is room again. Memory in use is bounded by the room that was taken: nothing is let in beyond it.
 
 use std::future::{Future, pending};
 
@@ -10,10 +31,41 @@ use quorumkv_protocol::{Log, Persist, Ticket};
 
 use crate::store::Store;
 
-/// Why a batch could not be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("storage failed: {0}")]
-pub struct StorageError(#[from] std::io::Error);
+mod disk;
+mod error;
+mod frame;
+mod identity;
+mod metrics;
+mod persistent;
+mod queue;
+mod recovery;
+mod replay;
+mod segment;
+mod snapshot;
+mod writer;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    disk::LockError,
+    error::{Action, OpenError, Problem, StorageError},
+    metrics::StorageMetrics,
+    persistent::{Opened, Options, Persistent},
+};
+
+/// Whether something of a certain size may be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Yes.
+    Enough,
+    /// Not now, but the disk is only slow.
+    Soon,
+    /// No, and nobody knows until when: the disk is full.
+    Full,
+}
 
 /// Keeps batches in order.
 pub trait Storage: Send + 'static {
@@ -23,6 +75,19 @@ pub trait Storage: Send + 'static {
 
     /// Waits until more is kept than before; the newest ticket that is kept. May be dropped and called again.
     fn durable(&mut self) -> impl Future<Output = Result<Ticket, StorageError>> + Send;
+
+    /// Whether there is room for entries of so many bytes, beside what was handed over.
+    fn room(&self, _bytes: usize) -> Room {
+        Room::Enough
+    }
+
+    /// Waits until [`Self::room`] may say something else. May be dropped and called again.
+    fn room_changed(&self) -> impl Future<Output = ()> + Send + 'static {
+        pending()
+    }
+
+    /// Where to count from now on.
+    fn observe(&mut self, _metrics: &StorageMetrics) {}
 }
 
 /// Keeps nothing beyond the process: what was submitted is already in memory.
@@ -41,22 +106,5 @@ impl Storage for Memory {
             Some(ticket) => Ok(ticket),
             None => pending().await,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    #[test]
-    fn memory_holds_a_batch_at_once_and_reports_it_once() {
-        let mut memory = Memory::default();
-        assert!(memory.durable().now_or_never().is_none(), "nothing was submitted");
-        memory.submit(Ticket(1), &[], &Log::default(), &Store::default());
-        memory.submit(Ticket(2), &[], &Log::default(), &Store::default());
-        assert_eq!(memory.durable().now_or_never().map(Result::unwrap), Some(Ticket(2)));
-        assert!(memory.durable().now_or_never().is_none(), "reported before");
     }
 }

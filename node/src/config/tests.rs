@@ -74,7 +74,7 @@ fn a_metrics_port_of_zero_switches_metrics_off() {
 #[case(&["--max-delay=2h"], &["MAX_DELAY", "2h", "at most one hour"])]
 #[case(&["--write-timeout=soon"], &["WRITE_TIMEOUT", "soon", "seconds"])]
 #[case(&["--log-format=xml"], &["LOG_FORMAT", "xml", "text, json"])]
-#[case(&["--storage=tape"], &["STORAGE", "tape", "memory"])]
+#[case(&["--storage=tape"], &["STORAGE", "tape", "memory, persistent"])]
 #[case(&["--worker-threads=0"], &["WORKER_THREADS", "'0'", "1..=1024"])]
 #[case(&["--delay-seed=dice"], &["DELAY_SEED", "dice"])]
 #[case(&["--peer-token=a", "--peer-token-file=b"], &["--peer-token", "cannot be used with"])]

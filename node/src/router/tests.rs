@@ -65,7 +65,7 @@ impl Port {
     fn answering(outcome: WriteOutcome) -> Self {
         Self::new(view(Role::Leader), None, move |command| {
             let Command::Write { answer, .. } = command else { panic!("a write, not {command:?}") };
-            answer.send(outcome.clone()).expect("somebody waits");
+            answer.send(Ok(outcome.clone())).expect("somebody waits");
         })
     }
 
@@ -119,7 +119,7 @@ async fn while_no_leader_is_known_the_answer_says_null() {
     let unknown = View { leader: None, leader_url: None, ..view(Role::Follower) };
     let port = Port::new(unknown, None, |command| {
         let Command::Write { answer, .. } = command else { panic!("a write") };
-        answer.send(WriteOutcome::NotLeader).expect("somebody waits");
+        answer.send(Ok(WriteOutcome::NotLeader)).expect("somebody waits");
     });
     let (_, body) = port.post("/set", r#"{"key":"k","value":1}"#).await;
     assert_eq!(body, r#"{"error":"Only leader accepts writes","leader":null}"#);
@@ -173,7 +173,7 @@ async fn keys_arrive_unescaped_and_values_byte_for_byte(#[case] written: &str, #
         let Command::Write { key, value, answer } = command else { panic!("a write") };
         sender.send((key, value)).expect("the test waits");
         let outcome = WriteOutcome::Committed { version: Seq(1), replicas: 1, appended: Micros(0) };
-        answer.send(outcome).expect("somebody waits");
+        answer.send(Ok(outcome)).expect("somebody waits");
     });
     let body = format!("{{\"value\":  {{\"z\": 1.00, \"a\" :[ ]}} , \"key\":\"{written}\"}}");
     let (status, _) = port.post("/set", body).await;

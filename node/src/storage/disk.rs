@@ -15,7 +15,7 @@ use rustix::{
 };
 
 /// A directory.
-pub trait Disk: Clone + Send + Sync + 'static {
+pub(super) trait Disk: Clone + Send + Sync + 'static {
     /// A file in it.
     type File: DiskFile;
 
@@ -36,7 +36,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file.
-pub trait DiskFile: Send + 'static {
+pub(super) trait DiskFile: Send + 'static {
     /// Bytes in it.
     fn length(&self) -> io::Result<u64>;
     /// Fills `buffer` from `offset` on, as far as the file goes; the bytes read.
@@ -52,13 +52,13 @@ pub trait DiskFile: Send + 'static {
 
 /// Whether a failure says that there is no room.
 #[must_use]
-pub fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A directory of the operating system, locked against other processes.
 #[derive(Debug, Clone)]
-pub struct OsDisk {
+pub(super) struct OsDisk {
     root: Arc<PathBuf>,
     /// Held open for its lock, which ends with the last clone.
     _lock: Arc<File>,
@@ -82,7 +82,7 @@ impl OsDisk {
     ///
     /// # Errors
     /// When it cannot be made, written to, or is in use.
-    pub fn lock(root: &Path) -> Result<Self, LockError> {
+    pub(super) fn lock(root: &Path) -> Result<Self, LockError> {
         fs::create_dir_all(root)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join(Self::LOCK))?;
         match lock.try_lock() {
@@ -182,7 +182,7 @@ impl DiskFile for File {
 ///
 /// # Errors
 /// When writing fails.
-pub fn write_zeros(file: &mut impl DiskFile, from: u64, to: u64) -> io::Result<()> {
+pub(super) fn write_zeros(file: &mut impl DiskFile, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0_u8; 256 * 1024];
     let mut offset = from;
     while offset < to {
@@ -197,7 +197,7 @@ pub fn write_zeros(file: &mut impl DiskFile, from: u64, to: u64) -> io::Result<(
 ///
 /// # Errors
 /// When reading fails, or the file ends before its length.
-pub fn read_all(file: &mut impl DiskFile) -> io::Result<Vec<u8>> {
+pub(super) fn read_all(file: &mut impl DiskFile) -> io::Result<Vec<u8>> {
     let length = usize::try_from(file.length()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
     let mut contents = vec![0; length];
     let read = file.read_at(0, &mut contents)?;

@@ -104,12 +104,7 @@ impl<File: DiskFile> Segment<File> {
         made
     }
 
-    fn make(
-        disk: &impl Disk<File = File>,
-        number: u64,
-        copy: StorageId,
-        capacity: u64,
-    ) -> Result<Self, StorageError> {
+    fn make(disk: &impl Disk<File = File>, number: u64, copy: StorageId, capacity: u64) -> Result<Self, StorageError> {
         let mut file = disk.create(SPARE).map_err(StorageError::io(Action::Create, SPARE))?;
         file.allocate(capacity).map_err(StorageError::io(Action::Allocate, SPARE))?;
         let header = header(number, copy);

@@ -208,6 +208,7 @@ fn config(node: usize, listeners: &[std::net::TcpListener; 3], options: Options)
         log_format: LogFormat::Text,
         delay_seed: 7,
         storage: StorageType::Memory,
+        data_dir: "/nonexistent".into(),
         worker_threads: 1,
         log_entries: options.log_entries,
         static_leader: None,
