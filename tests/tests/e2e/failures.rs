@@ -169,7 +169,9 @@ pub(crate) async fn leader_and_operator_are_deleted_together_and_no_acknowledged
 ) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
     let report = fail_over(store, OUTAGE_LIMIT_WITHOUT_OPERATOR, |leader| async move {
-        tokio::try_join!(store.delete_pod(&leader), kill_operator(store)).map(|_| ())
+        // First, or it would be done with the election before it dies.
+        kill_operator(store).await?;
+        store.delete_pod(&leader).await
     })
     .await?;
     until_operator_is_up(store).await?;

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use anyhow::ensure;
+use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use quorumkv_tests::{
     kind::{objects::Inventory, tunnel::Tunnel},
     wait::until,
 };
 
-use super::world::{SYSTEM, World};
+use super::{
+    settings::operator_pod,
+    world::{SYSTEM, World},
+};
 
 /// Longer than any interval at which the operator looks at a store by itself, several times over.
 const IDLE: Duration = Duration::from_secs(12);
@@ -45,9 +48,7 @@ pub(crate) async fn an_idle_store_changes_no_object(world: &World) -> anyhow::Re
 
 pub(crate) async fn the_operator_counted_no_unexplained_error(world: &World) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
-    let pods: Api<Pod> = Api::namespaced(store.kind.client.clone(), SYSTEM);
-    let found = pods.list(&ListParams::default().labels("app.kubernetes.io/component=operator")).await?;
-    let pod = found.items.first().and_then(|pod| pod.metadata.name.clone()).context("there is no operator pod")?;
+    let pod = operator_pod(store).await?;
     let tunnel = Tunnel::to_pod(&store.kind.client, SYSTEM, &pod, 9100).await?;
     let metrics = store.client()?.get_path(&tunnel.url(), "/metrics").await?;
     ensure!(metrics.status == 200, "/metrics: {} {}", metrics.status, metrics.text);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
 use quorumkv_tests::{
     history::{self, Moment},
     load::{Report, Running},
@@ -82,39 +84,47 @@ pub(crate) async fn the_delay_is_turned_under_load_without_a_failed_write(world:
     check(world, store, &before, &report, &phases).await
 }
 
-/// Clients write, the spec changes, and the operator dies in the same moment.
+/// Clients write, and the spec changes while no operator is there.
 pub(crate) async fn the_operator_restarts_amid_a_change_and_disturbs_nothing(world: &World) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
     let before = store.pods().await?;
     let service = store.service().await?;
     let load = store.load(&service, CLIENTS).start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await.context("before the operator's end")?;
-    store.patch(json!({"writeQuorum": 5})).await?;
     kill_operator(store).await?;
+    store.patch(json!({"writeQuorum": 5})).await?;
+    // Its pod has to start, and to wait for the Lease of the one that could not give it back.
     let took = store.wait_for_status("writeQuorum", 5, Duration::from_mins(1)).await?;
     until_operator_is_up(store).await?;
     load.acked_more(WRITES, WRITES_WITHIN).await.context("after the operator's end")?;
-    // Certainly the work of the new one.
     store.patch(json!({"writeQuorum": 3})).await?;
-    let again = store.wait_for_status("writeQuorum", 3, Duration::from_mins(1)).await?;
     store.until_complete(Duration::from_mins(1)).await?;
     let report = load.stop().await?;
     report.expect_no_failure()?;
     store.ensure_same_runs(&before).await?;
     world.fact(format!(
-        "operator killed amid a change: applied after {took:.1?}; the next change by the new one after {again:.1?}; \
-         no failed write of {}",
+        "operator killed: the new one applied a change made meanwhile {took:.1?} later; no failed write of {}",
         report.acked()
     ));
     Ok(())
 }
 
-/// Without grace: it cannot finish what it began, nor give back its Lease.
+/// It cannot finish what it began, nor give back its Lease. A pod that is only deleted, even by force, works on
+/// for two seconds; a process that is only killed is started again in its pod, and has its Lease still. One that
+/// is stopped does nothing until the deletion of its pod kills it.
 pub(crate) async fn kill_operator(store: &Store) -> anyhow::Result<()> {
-    let selector = "--selector=app.kubernetes.io/component=operator";
-    let kill = ["--namespace", SYSTEM, "delete", "pod", selector, "--grace-period=0", "--force", "--wait=false"];
-    store.kind.kubectl(kill).output().await?;
+    let pod = operator_pod(store).await?;
+    store.kind.signal(SYSTEM, &pod, "SIGSTOP").await?;
+    let delete = ["--namespace", SYSTEM, "delete", "pod", &pod, "--grace-period=0", "--force", "--wait=false"];
+    store.kind.kubectl(delete).output().await?;
     Ok(())
+}
+
+/// The operator's only pod.
+pub(crate) async fn operator_pod(store: &Store) -> anyhow::Result<String> {
+    let pods: Api<Pod> = Api::namespaced(store.kind.client.clone(), SYSTEM);
+    let found = pods.list(&ListParams::default().labels("app.kubernetes.io/component=operator")).await?;
+    found.items.into_iter().find_map(|pod| pod.metadata.name).context("there is no operator pod")
 }
 
 pub(crate) async fn until_operator_is_up(store: &Store) -> anyhow::Result<()> {
