@@ -27,6 +27,7 @@ use crate::{
 mod reads;
 mod replicate;
 mod status;
+mod value;
 
 const SET_EXAMPLE: &str = r#"{"key":"name","value":"any JSON"}"#;
 
@@ -63,7 +64,7 @@ async fn set(State(port): State<ClientPort>, body: Result<Bytes, BytesRejection>
     let key = checked_key(&request.key)?;
     // Copies: the body is a slice of the connection's buffer, which the log must not keep.
     let key = Bytes::copy_from_slice(key.as_bytes());
-    let value = Bytes::copy_from_slice(request.value.get().as_bytes());
+    let value = Bytes::copy_from_slice(value::checked_value(request.value)?.as_bytes());
     let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
     match port.driver.write(key, value).await.map_err(full)? {
         WriteOutcome::Committed { version, replicas, .. } => {

@@ -128,6 +128,9 @@ fn refusals() -> Vec<Case> {
             .field("error", json!("Key not found")),
         case("a key that is not there is not found on a follower", Follower, Method::GET, "/get/nothing", 404)
             .field("error", json!("Key not found")),
+        case("a value that nests without end is refused", Leader, Method::POST, "/set", 400)
+            .body(format!(r#"{{"key":"deep","value":{}{}}}"#, "[".repeat(101), "]".repeat(101)))
+            .mentions("deeper than 100 levels"),
         case("a key of no bytes is refused", Leader, Method::GET, "/get/", 400).mentions("1..1024 bytes"),
         case("a long key is refused", Leader, Method::GET, format!("/get/{}", "k".repeat(1025)), 400)
             .mentions("1..1024 bytes"),

@@ -93,7 +93,7 @@ impl Node {
                 effects.replies.push((request, result.map(|()| self.state_reply())));
             }
             Input::Replicate { request, leader, append } => {
-                let reply = self.replicate(&leader, append, effects).map(ReplyBody::Replicated);
+                let reply = self.replicate(&leader, append).map(ReplyBody::Replicated);
                 effects.replies.push((request, reply));
             }
             Input::Restore { request, meta, entries } => {
@@ -328,12 +328,10 @@ impl Node {
         self.follower.hello(&mut self.replica, stream, hello, effects);
     }
 
-    fn replicate(&mut self, leader: &NodeId, append: Append, effects: &mut Effects) -> Result<Seq, PeerError> {
-        if let Some(own) = &self.leader {
-            if append.epoch <= own.epoch {
-                return Err(self.replica.refuse(Refusal::NotLeader, "Only followers accept replication"));
-            }
-            self.step_down(effects);
+    fn replicate(&mut self, leader: &NodeId, append: Append) -> Result<Seq, PeerError> {
+        // Whatever its epoch: whoever may end a leadership fences or opens a stream, on the peer port.
+        if self.leader.is_some() {
+            return Err(self.replica.refuse(Refusal::NotLeader, "Only followers accept replication"));
         }
         self.follower.accept(&mut self.replica, append.epoch, leader, None)?;
         self.follower.append(&mut self.replica, append)

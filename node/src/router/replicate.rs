@@ -9,7 +9,7 @@ use quorumkv_protocol::{Append, Entry, Operation};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::checked_key;
+use super::{checked_key, value::checked_value};
 use crate::answer::{ApiError, parse_object};
 
 const EXAMPLE: &str = r#"{"epoch":1,"leader":"node","prevEpoch":0,"prevSeq":0,"commitSeq":0,"entries":[{"epoch":1,"set":{"key":"name","value":"any JSON"}}]}"#;
@@ -72,7 +72,7 @@ fn operation(entry: BodyEntry<'_>) -> Result<Operation, ApiError> {
     match (set, barrier, settings) {
         (Some(BodySet { key, value }), None, None) => Ok(Operation::Put {
             key: Bytes::copy_from_slice(checked_key(&key)?.as_bytes()),
-            value: Bytes::copy_from_slice(value.get().as_bytes()),
+            value: Bytes::copy_from_slice(checked_value(value)?.as_bytes()),
         }),
         (None, Some(Nothing {}), None) => Ok(Operation::Barrier),
         (None, None, Some(settings)) => Ok(Operation::Settings(settings)),
