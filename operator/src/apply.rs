@@ -172,8 +172,8 @@ pub async fn label_pod(client: &Client, pod: &Pod, role: Role) -> Result<(), App
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let patch = json!({"metadata": {"uid": pod.uid(), "labels": {names::ROLE: names::role_text(role)}}});
-    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(refused("label", &name))?;
-    Ok(())
+    let answer = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    unless_replaced(answer).map_err(refused("label", &name))
 }
 
 /// Deletes a pod, if it is still the same pod, so that it is made anew from the present template.
@@ -185,8 +185,27 @@ pub async fn replace_pod(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let same = Preconditions { uid: pod.uid(), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
-    api.delete(&name, &parameters).await.map_err(refused("delete", &name))?;
-    Ok(())
+    unless_replaced(api.delete(&name, &parameters).await).map_err(refused("delete", &name))
+}
+
+/// Lets pass that the object is gone, or another one of that name by now (deletions then answer 409, patches
+/// 422 for the uid): what it was asked for has no object any more, and the next reconcile sees what is there.
+fn unless_replaced<Answer>(answer: kube::Result<Answer>) -> kube::Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if is_of_another_object(&status) => {
+            tracing::debug!(%status, "the object was replaced meanwhile");
+            Ok(())
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+fn is_of_another_object(status: &kube::core::Status) -> bool {
+    match status.code {
+        404 | 409 => true,
+        422 => status.message.contains("metadata.uid"),
+        _ => false,
+    }
 }
 
 /// Writes the derived part of the status. The record beside it is not touched.
@@ -197,10 +216,8 @@ pub async fn patch_status(client: &Client, cluster: &KvCluster, status: &Derived
     let name = cluster.name_any();
     let api: Api<KvCluster> = Api::namespaced(client.clone(), &cluster.namespace().unwrap_or_default());
     let patch = json!({"metadata": {"uid": cluster.uid()}, "status": status});
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map_err(refused("report on", &name))?;
-    Ok(())
+    let answer = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    unless_replaced(answer).map_err(refused("report on", &name))
 }
 
 /// The record in `KvCluster.status`; the compare-and-swap is on its resourceVersion.
@@ -293,6 +310,36 @@ mod tests {
             stateful_set: Some(Arc::new(nodes)),
             ..Observed::default()
         }
+    }
+
+    #[rstest::rstest]
+    #[case::gone(404, "pods \"demo-0\" not found", true)]
+    #[case::another_at_a_deletion(409, "the UID in the precondition does not match", true)]
+    #[case::another_at_a_patch(
+        422,
+        "Pod \"demo-0\" is invalid: metadata.uid: Invalid value: \"x\": field is immutable",
+        true
+    )]
+    #[case::a_bad_label(422, "Pod \"demo-0\" is invalid: metadata.labels: Invalid value: \"?\"", false)]
+    #[case::not_allowed(403, "pods \"demo-0\" is forbidden", false)]
+    #[tokio::test]
+    async fn a_pod_that_was_replaced_meanwhile_is_left_alone(
+        #[case] code: u16,
+        #[case] message: &str,
+        #[case] passes: bool,
+    ) {
+        const POD: &str = "/api/v1/namespaces/default/pods/demo-0";
+        let pod = serde_json::from_value(json!({"metadata": {"name": "demo-0", "namespace": "default", "uid": "x"}}));
+        let pod: Pod = pod.expect("a pod");
+        let status = StatusCode::from_u16(code).expect("a status code");
+        let answer =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code});
+        let refused = |method| Expected::failing(method, POD, status).answering(answer.clone());
+        let (client, server) = server(vec![refused(Method::PATCH), refused(Method::DELETE)]);
+        assert_eq!(label_pod(&client, &pod, Role::Leader).await.is_ok(), passes);
+        assert_eq!(replace_pod(&client, &pod).await.is_ok(), passes);
+        drop(client);
+        server.await.expect("the script was followed");
     }
 
     #[tokio::test]
