@@ -3,6 +3,8 @@
 //! Each node has a thread and a runtime of its own, so that killing one is abrupt: its sockets close, its
 //! memory is gone, and nothing of it is asked.
 
+#[path = "static_cluster/persistent.rs"]
+mod persistent;
 mod support;
 
 use std::{collections::BTreeMap, time::Duration};

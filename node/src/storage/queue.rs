@@ -141,6 +141,12 @@ impl Shared {
         }
     }
 
+    /// Whether nothing waits.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.lock().jobs.is_empty()
+    }
+
     /// Everything up to this ticket is durable.
     pub(super) fn durable(&self, ticket: Ticket) {
         self.progress.send_modify(|progress| progress.durable = ticket);

@@ -65,6 +65,11 @@ impl World {
         Ok(())
     }
 
+    /// The name that a file has now.
+    fn name_of(&self, inode: usize) -> &str {
+        self.names.iter().find(|(_, named)| **named == inode).map_or("a removed file", |(name, _)| name)
+    }
+
     fn take_room(&self, more: usize) -> io::Result<()> {
         let used: usize = self.names.values().map(|inode| self.inodes[*inode].now.len()).sum();
         match self.capacity {
@@ -159,6 +164,15 @@ impl SimDisk {
         less
     }
 
+    /// Puts a file there.
+    pub(super) fn plant(&self, name: &str, contents: Vec<u8>) {
+        let mut world = self.0.lock();
+        let inode = world.inodes.len();
+        world.inodes.push(Inode { durable: contents.clone(), unsynced: Vec::new(), now: contents });
+        world.names.insert(name.to_owned(), inode);
+        world.durable_names = world.names.clone();
+    }
+
     pub(super) fn contents(&self, name: &str) -> Vec<u8> {
         let world = self.0.lock();
         world.inodes[world.names[name]].now.clone()
@@ -174,7 +188,6 @@ impl SimDisk {
 pub(super) struct SimFile {
     world: Arc<Mutex<World>>,
     inode: usize,
-    name: String,
 }
 
 fn not_found(name: &str) -> io::Error {
@@ -198,12 +211,12 @@ impl Disk for SimDisk {
         let inode = world.inodes.len();
         world.inodes.push(Inode::default());
         world.names.insert(name.to_owned(), inode);
-        Ok(SimFile { world: self.0.clone(), inode, name: name.to_owned() })
+        Ok(SimFile { world: self.0.clone(), inode })
     }
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
         let inode = self.0.lock().names.get(name).copied().ok_or_else(|| not_found(name))?;
-        Ok(SimFile { world: self.0.clone(), inode, name: name.to_owned() })
+        Ok(SimFile { world: self.0.clone(), inode })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -244,7 +257,8 @@ impl DiskFile for SimFile {
 
     fn write_at(&mut self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.step(format!("write {}", self.name))?;
+        let operation = format!("write {}", world.name_of(self.inode));
+        world.step(operation)?;
         let bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
         let end = usize::try_from(offset).expect("small") + bytes.len();
         let grown = end.saturating_sub(world.inodes[self.inode].now.len());
@@ -257,7 +271,8 @@ impl DiskFile for SimFile {
 
     fn allocate(&mut self, length: u64) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.step(format!("allocate {}", self.name))?;
+        let operation = format!("allocate {}", world.name_of(self.inode));
+        world.step(operation)?;
         let length = usize::try_from(length).expect("small");
         let grown = length.saturating_sub(world.inodes[self.inode].now.len());
         world.take_room(grown)?;
@@ -267,7 +282,8 @@ impl DiskFile for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.step(format!("sync {}", self.name))?;
+        let operation = format!("sync {}", world.name_of(self.inode));
+        world.step(operation)?;
         let inode = &mut world.inodes[self.inode];
         inode.durable = inode.now.clone();
         inode.unsynced.clear();

@@ -110,6 +110,28 @@ impl Cluster {
         eventually("the node is ready again", async || self.get(node, "/readyz").await.0 == 200).await;
     }
 
+    /// Ends all nodes at the same moment, without telling them.
+    pub(crate) async fn kill_all(&mut self) {
+        let running: Vec<Running> = self.running.iter_mut().filter_map(Option::take).collect();
+        let (kills, threads): (Vec<_>, Vec<_>) = running.into_iter().map(|node| (node.kill, node.thread)).unzip();
+        kills.into_iter().for_each(|kill| kill.send(()).expect("its thread waits"));
+        let join = || threads.into_iter().for_each(|thread| thread.join().expect("it did not panic"));
+        tokio::task::spawn_blocking(join).await.expect("no panic");
+    }
+
+    /// Starts all nodes again, and waits until every one is ready.
+    pub(crate) async fn restart_all(&mut self) {
+        for node in 0..self.configs.len() {
+            let config = self.configs[node].clone();
+            let ports = [config.port, config.peer_port, config.metrics_port.expect("tests have metrics")];
+            let listeners = listen(ports).await;
+            self.running[node] = Some(run(config, listeners));
+        }
+        for node in 0..self.configs.len() {
+            eventually("the node is ready again", async || self.get(node, "/readyz").await.0 == 200).await;
+        }
+    }
+
     pub(crate) fn url(&self, node: usize) -> &str {
         &self.configs[node].advertise_url
     }

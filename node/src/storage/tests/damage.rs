@@ -1,0 +1,155 @@
+//! Whatever changes on disk afterwards is cut off where it may be what a crash left, or else refused.
+
+use super::*;
+use crate::storage::frame::{Kind, Seed, frame_at};
+
+/// A directory with a snapshot, several segments, and groups of batches.
+fn written() -> Bench {
+    let mut bench = Bench::new(&SimDisk::default()).expect("a new copy");
+    for round in 0..12 {
+        bench.batch(round % 5 == 0, 1, 2, 30, 2);
+        if round % 3 != 0 {
+            bench.batch(false, 0, 1, 20, 1);
+        }
+        bench.turn().expect("written");
+        if round == 3 {
+            bench.snapshot();
+            bench.turn().expect("named");
+        }
+    }
+    bench
+}
+
+fn last_segment(disk: &SimDisk) -> String {
+    disk.names().into_iter().rfind(|name| name.starts_with("wal-0")).expect("there is one")
+}
+
+/// Where the last group begins in the last segment, and where it ends.
+fn last_group(bench: &Bench) -> (usize, usize) {
+    let contents: Bytes = bench.disk.contents(&last_segment(&bench.disk)).into();
+    let (mut offset, mut group) = (crate::storage::segment::HEADER_BYTES, 0);
+    while let Some(frame) = frame_at(&contents, offset, Seed::of(bench.copy())) {
+        if frame.kind == Kind::Group {
+            group = offset;
+        }
+        offset += frame.bytes();
+    }
+    assert!(group > 0, "the last segment has a group");
+    (group, offset)
+}
+
+#[test]
+fn the_directory_under_test_has_everything() {
+    let bench = written();
+    let names = bench.disk.names();
+    assert!(names.iter().filter(|name| name.starts_with("wal-0")).count() >= 3, "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.starts_with("snapshot-")).count(), 1, "{names:?}");
+    assert!(!names.contains(&"wal-0000000000000001".to_owned()), "the snapshot made it superfluous: {names:?}");
+    assert_eq!(bench.check(&bench.disk).expect("sound"), bench.history.len() - 1);
+}
+
+#[test]
+fn a_changed_byte_is_cut_in_the_last_group_and_refused_before() {
+    let bench = written();
+    let last = last_segment(&bench.disk);
+    let (group, end) = last_group(&bench);
+    let whole = bench.history.len() - 1;
+    let (mut refused, mut cut) = (0, 0);
+    for name in bench.disk.names() {
+        if name.ends_with(".tmp") {
+            continue;
+        }
+        let sealed = name.starts_with("wal-0") && name != last;
+        for offset in 0..bench.disk.contents(&name).len() {
+            for change in [1, 0x80, 0xff] {
+                let changed = bench.disk.with_changed_byte(&name, offset, change);
+                let place = format!("{name} at {offset}");
+                match recover(&changed, &OPTIONS) {
+                    Err(error) => {
+                        refused += 1;
+                        assert!(name != last || offset < group, "{place} is in the last group: {error}");
+                        assert!(error.to_string().contains(&name), "{place}: {error}");
+                    }
+                    Ok(found) => {
+                        let state = State::recovered(&found.recovered, &found.state);
+                        if bench.history[whole].is(&state) {
+                            // Zeros after a seal or after the end.
+                            assert!(sealed || (name == last && offset >= end), "{place} was not noticed");
+                            continue;
+                        }
+                        cut += 1;
+                        assert!(name == last && (group..end).contains(&offset), "{place} must be refused");
+                        let earlier = bench.history.iter().rposition(|earlier| earlier.is(&state));
+                        assert!(earlier.is_some_and(|index| index + 2 >= whole), "{place}: only the last group may go");
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 1000 && cut > 100, "{refused} refused, {cut} cut");
+}
+
+#[test]
+fn zeros_after_a_seal_do_not_matter_but_a_seal_does() {
+    let bench = written();
+    let name = bench.disk.names().into_iter().find(|name| name.starts_with("wal-0")).expect("there is one");
+    let contents: Bytes = bench.disk.contents(&name).into();
+    let mut offset = crate::storage::segment::HEADER_BYTES;
+    let seal = loop {
+        let frame = frame_at(&contents, offset, Seed::of(bench.copy())).expect("it ends with a seal");
+        if frame.kind == Kind::Seal {
+            break offset;
+        }
+        offset += frame.bytes();
+    };
+    let problem = problem(&bench.disk.with_changed_byte(&name, seal, 1));
+    assert!(
+        matches!(&problem, Problem::Corrupt { file, offset, .. } if *file == name && *offset == seal as u64),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_file_that_is_gone_is_missed() {
+    let bench = written();
+    let names: Vec<String> = bench.disk.names().into_iter().filter(|name| !name.ends_with(".tmp")).collect();
+    let mut missed = 0;
+    for name in &names {
+        let problem = match recover(&bench.disk.without(name), &OPTIONS) {
+            Err(error) => error.problem,
+            Ok(found) => {
+                // A segment that the snapshot covers, kept until the next one.
+                let state = State::recovered(&found.recovered, &found.state);
+                assert!(bench.history.last().is_some_and(|last| last.is(&state)), "{name} was not missed");
+                continue;
+            }
+        };
+        missed += 1;
+        match name.as_str() {
+            "copy" => assert!(matches!(problem, Problem::NoIdentity { file: "copy" }), "{problem}"),
+            _ => assert!(matches!(problem, Problem::Missing { .. } | Problem::Corrupt { .. }), "{name}: {problem}"),
+        }
+    }
+    assert!(missed + 1 >= names.len() && missed >= 4, "{missed} of {names:?}");
+}
+
+#[test]
+fn the_file_of_another_copy_is_refused() {
+    let (bench, other) = (written(), written());
+    let name = last_segment(&bench.disk);
+    let mixed = bench.disk.without(&name);
+    mixed.plant(&name, other.disk.contents(&name));
+    let problem = problem(&mixed);
+    assert!(matches!(&problem, Problem::OtherCopy { file, .. } if *file == name), "{problem}");
+}
+
+#[test]
+fn a_file_of_another_version_is_refused() {
+    let bench = written();
+    for name in bench.disk.names().into_iter().filter(|name| !name.ends_with(".tmp")) {
+        let offset = if name == "copy" { "quorumkv data, format ".len() } else { 8 };
+        let problem = problem(&bench.disk.with_changed_byte(&name, offset, 2 ^ 1));
+        let expected = matches!(&problem, Problem::Version { file, found: 2, expected: 1 } if *file == name);
+        assert!(expected, "{name}: {problem}");
+    }
+}
