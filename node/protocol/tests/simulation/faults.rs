@@ -32,9 +32,15 @@ pub(crate) struct Weights {
 
 impl Weights {
     pub(crate) fn depose_only() -> Self {
-        let none =
-            Self { crash: 0, lose: 0, pause: 0, isolate: 0, cut: 0, hide: 0, blackout: 0, depose: 0, break_streams: 0 };
-        Self { depose: 1, ..none }
+        Self { depose: 1, ..Self::none() }
+    }
+
+    pub(crate) fn crash_and_depose() -> Self {
+        Self { crash: 3, cut: 1, isolate: 1, depose: 1, ..Self::none() }
+    }
+
+    fn none() -> Self {
+        Self { crash: 0, lose: 0, pause: 0, isolate: 0, cut: 0, hide: 0, blackout: 0, depose: 0, break_streams: 0 }
     }
 
     pub(crate) fn from_rng(rng: &mut StdRng) -> Self {
@@ -142,8 +148,10 @@ impl World {
         if one != leader && self.rng.random_bool(0.5) {
             // The others get hold of one that was with the leader.
             self.nodes[one].show_to_managers();
-            self.cut[leader][one] = true;
-            self.cut[one][leader] = true;
+            for other in 0..self.nodes.len() {
+                self.cut[other][one] = other == leader;
+                self.cut[one][other] = other == leader;
+            }
             return;
         }
         for other in 0..self.nodes.len() {

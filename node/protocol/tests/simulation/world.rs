@@ -71,14 +71,37 @@ impl Plan {
                 max_in_flight: rng.random_range(1..6),
             },
         };
-        if rng.random_bool(0.5) { plan.duel(&mut rng) } else { plan }
+        match rng.random_range(0..5) {
+            0..2 => plan.duel(&mut rng),
+            2 => plan.crawl(&mut rng),
+            _ => plan,
+        }
+    }
+
+    /// A slow network that carries an entry at a time, so that leaders end while an earlier epoch's entries
+    /// are still on their way.
+    fn crawl(self, rng: &mut StdRng) -> Self {
+        Self {
+            nodes: 3,
+            quorum: 1,
+            persistent: true,
+            fault_every: Duration::from_millis(rng.random_range(50..800)),
+            weights: Weights::crash_and_depose(),
+            strike_leader: 0.7,
+            switchover: [0.0, 0.1][rng.random_range(0..2)],
+            resettle: 0.0,
+            latency: [4_000, 20_000][rng.random_range(0..2)],
+            managers: 1,
+            limits: Limits { max_message_bytes: 100, max_in_flight: 1, ..self.limits },
+            ..self
+        }
     }
 
     /// Few nodes and one kind of trouble, again and again: a leader that goes on while another is elected.
     fn duel(self, rng: &mut StdRng) -> Self {
         Self {
-            nodes: [3, 3, 4][rng.random_range(0..3)],
-            quorum: rng.random_range(1..=2),
+            nodes: [3, 3, 4, 6][rng.random_range(0..4)],
+            quorum: rng.random_range(1..=3),
             fault_every: Duration::from_millis(rng.random_range(600..2000)),
             weights: Weights::depose_only(),
             strike_leader: [0.0, 0.3][rng.random_range(0..2)],
