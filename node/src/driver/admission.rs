@@ -115,3 +115,6 @@ impl<S: Storage> Driver<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
