@@ -4,10 +4,10 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak failover-table lint crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Run examples/kvcluster.yaml as six local processes, without Kubernetes; Ctrl-C ends them
 	cargo build --release --locked --bin quorumkv-node --bin quorumkv-operator
@@ -18,6 +18,12 @@ test: ## All tests, on a kind cluster and docker compose too
 
 test-fast: ## The tests that need no containers
 	tests/run.sh --fast
+
+soak: ## Chaos on local processes for MINUTES=10 with SEEDS=1,2,... (random if none)
+	QUORUMKV_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60)) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) cargo test --locked --package quorumkv-tests --test local_chaos -- faults
+
+failover-table: ## How long no write is taken when the leader goes away, TIMES=20 times in each way
+	QUORUMKV_FAILOVERS=$(or $(TIMES),20) cargo test --locked --package quorumkv-tests --test local_chaos -- leader
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh

@@ -2,8 +2,9 @@
 //!
 //! [`load`] writes and reads like many clients and remembers it; [`history`] tells whether a correct store
 //! could have answered so. [`processes`] runs nodes, and the operator's local mode, as processes of this
-//! machine. [`client`] speaks to the client port, [`wait`] waits for conditions.
+//! machine, [`chaos`] strikes them. [`client`] speaks to the client port, [`wait`] waits for conditions.
 
+pub mod chaos;
 pub mod client;
 pub mod history;
 pub mod kind;

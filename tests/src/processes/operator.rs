@@ -114,10 +114,22 @@ impl LocalOperator {
         &mut self.process
     }
 
+    /// The last lines that it and its nodes printed.
+    #[must_use]
+    pub fn output_end(&self, lines: usize) -> String {
+        self.process.output_end(lines)
+    }
+
     /// Client URLs of all nodes.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
         (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(index))).collect()
+    }
+
+    /// Peer URLs of all nodes, in the order of [`Self::urls`].
+    #[must_use]
+    pub fn peer_urls(&self) -> Vec<String> {
+        (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(10 + index))).collect()
     }
 
     /// Speaks to client ports.

@@ -1,0 +1,177 @@
+//! One run: a store, clients, rounds of faults, and the check of it all.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use quorumkv_api::{Epoch, Settings, WriteQuorum};
+
+use super::{
+    copies::Copies,
+    schedule::{FIRST_QUORUM, FOLLOWERS, Schedule},
+    strike::Striker,
+};
+use crate::{
+    history::{Action, FinalValue, Outcome, check_with_content},
+    load::{Load, Policy, Report, Running, Target},
+    processes::{LocalOperator, Manifest},
+    wait,
+};
+
+/// How long the store may take until every copy counts again, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client waits for an answer: longer than the store lets a write wait.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Keys that are written; few, so that each is in use all the time.
+const KEYS: usize = 20;
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Seed of its schedule.
+    pub seed: u64,
+    /// Rounds of faults.
+    pub rounds: usize,
+    /// Faults in them.
+    pub faults: usize,
+    /// Writes that were acknowledged; none of them is lost.
+    pub acked: usize,
+    /// Writes of which no client knows whether they were done.
+    pub unknown: usize,
+    /// Linearizable reads that were answered.
+    pub reads: usize,
+    /// The longest time in which no write was acknowledged.
+    pub longest_outage: Duration,
+    /// Epochs begun.
+    pub elections: u64,
+    /// From the first write to the last.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, rounds, faults, acked, unknown, reads, longest_outage, elections, elapsed } = self;
+        write!(
+            f,
+            "seed {seed}: {acked} writes acknowledged, lost 0, unknown {unknown}, {reads} linearizable reads, longest \
+             write outage {:.2} s, elections {elections}; {faults} faults in {rounds} rounds, {:.0} s",
+            longest_outage.as_secs_f64(),
+            elapsed.as_secs_f64(),
+        )
+    }
+}
+
+/// Runs the schedule of `seed` until `time` is over and the round under way is mended, and checks everything.
+///
+/// # Errors
+/// When the store does not recover, or the history is none of a correct store; the message holds what was done,
+/// the end of the operator's output, and how to do it again.
+pub async fn run(seed: u64, time: Duration) -> anyhow::Result<Summary> {
+    let mut operator = LocalOperator::start(&first_manifest()).await?;
+    let manager = operator.process().pid()?;
+    let striker = Striker::new(&operator, manager)?;
+    let outcome = strike_and_check(&operator, &striker, seed, time).await;
+    let told = |error: anyhow::Error| {
+        anyhow::anyhow!(
+            "chaos with seed {seed}: {error:#}\nThe same schedule again: QUORUMKV_CHAOS_SEEDS={seed} \
+             QUORUMKV_CHAOS_SECONDS={} cargo test --package quorumkv-tests --test local_chaos -- faults\n{}\n{}",
+            time.as_secs(),
+            striker.journal(),
+            operator.output_end(60),
+        )
+    };
+    let summary = outcome.map_err(told)?;
+    ensure!(operator.interrupt().await?.success(), "seed {seed}: the operator ends in good order");
+    ensure!(operator.listeners()?.is_empty(), "seed {seed}: the operator leaves a node behind");
+    Ok(summary)
+}
+
+fn first_manifest() -> Manifest {
+    let write_timeout = Duration::from_secs(2);
+    Manifest { followers: usize::from(FOLLOWERS), write_quorum: FIRST_QUORUM, write_timeout, ..Manifest::default() }
+}
+
+fn settings(manifest: &Manifest) -> Settings {
+    let Manifest { followers: _, write_quorum, delay, write_timeout } = manifest;
+    Settings { write_quorum: WriteQuorum(*write_quorum), delay: *delay, write_timeout: *write_timeout }
+}
+
+async fn strike_and_check(
+    operator: &LocalOperator,
+    striker: &Striker<'_>,
+    seed: u64,
+    time: Duration,
+) -> anyhow::Result<Summary> {
+    let copies = Copies::of(operator)?;
+    let mut manifest = first_manifest();
+    let first = copies.all_count(settings(&manifest), PATIENCE).await?;
+    let (clients, stubborn) = clients(operator)?;
+    clients.acked_more(50, PATIENCE).await?;
+
+    let began = Instant::now();
+    let (mut rounds, mut faults) = (0, 0);
+    let mut last = first.clone();
+    for round in Schedule::new(seed) {
+        if began.elapsed() >= time {
+            break;
+        }
+        manifest = striker.strike(&round, &manifest).await?;
+        last = copies.all_count(settings(&manifest), PATIENCE).await?;
+        clients.acked_more(30, PATIENCE).await.context("writes go on after a round")?;
+        striker.note(&format!("every copy counts in epoch {}", last.epoch));
+        (rounds, faults) = (rounds + 1, faults + round.len());
+    }
+
+    let mut report = clients.stop().await?;
+    for one in stubborn {
+        report.operations.extend(one.stop().await?.operations);
+    }
+    check(operator, &report).await?;
+    let unknown = |action: &Action| matches!(action, Action::Write { outcome: Outcome::Unknown { .. }, .. });
+    let Epoch(before) = first.epoch;
+    Ok(Summary {
+        seed,
+        rounds,
+        faults,
+        acked: report.acked(),
+        unknown: report.operations.iter().filter(|operation| unknown(&operation.action)).count(),
+        reads: report.reads(),
+        longest_outage: report.longest_gap(),
+        elections: last.epoch.0 - before,
+        elapsed: report.elapsed,
+    })
+}
+
+/// Clients that follow the leader, and for each node one that never leaves it: it is there when a leader that
+/// was replaced without noticing wakes up.
+fn clients(operator: &LocalOperator) -> anyhow::Result<(Running, Vec<Running>)> {
+    let following = Load::new(operator.target()).clients(6).keys("k", KEYS).reads_percent(50);
+    let following = following.policy(Policy::Follow { patience: PATIENCE }).timeout(CLIENT_TIMEOUT).start()?;
+    let stubborn = operator.urls().into_iter().map(|url| {
+        let load = Load::new(Target::new(&url, [&url])).keys("k", KEYS).reads_percent(80);
+        load.timeout(CLIENT_TIMEOUT).start()
+    });
+    Ok((following, stubborn.collect::<anyhow::Result<_>>()?))
+}
+
+/// No acknowledged write is lost, no read was stale, and all replicas are equal.
+async fn check(operator: &LocalOperator, report: &Report) -> anyhow::Result<()> {
+    let contents: Vec<BTreeMap<String, FinalValue>> = wait::until("all replicas are equal", PATIENCE, || async {
+        let contents = operator.urls().into_iter().map(async |url| operator.client().final_values(&url).await);
+        let contents = try_join_all(contents).await?;
+        for (number, content) in contents.iter().enumerate() {
+            let differs = |key: &&String| content.get(*key) != contents[0].get(*key);
+            let keys: Vec<&String> = content.keys().chain(contents[0].keys()).filter(differs).take(5).collect();
+            ensure!(keys.is_empty(), "nodes 0 and {number} differ in {keys:?}");
+        }
+        Ok(contents)
+    })
+    .await?;
+    let content = contents.first().context("a store has nodes")?;
+    check_with_content(&report.operations, content)?;
+    Ok(())
+}
