@@ -27,6 +27,15 @@ fn put(bytes: &mut Vec<u8>, offset: u64, part: &[u8]) {
     bytes[offset..end].copy_from_slice(part);
 }
 
+fn set_names(names: &mut BTreeMap<String, usize>, change: &[(String, Option<usize>)]) {
+    for (name, inode) in change {
+        match inode {
+            Some(inode) => drop(names.insert(name.clone(), *inode)),
+            None => drop(names.remove(name)),
+        }
+    }
+}
+
 /// What to do wrong, and when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fault {
@@ -43,6 +52,8 @@ struct World {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
+    /// What happened to names since they were synced: which one came to stand for which file, or for none.
+    renamed: Vec<Vec<(String, Option<usize>)>>,
     capacity: Option<usize>,
     fault: Option<Fault>,
     /// Operations that changed something.
@@ -63,6 +74,11 @@ impl World {
         }
         self.operations.push(operation);
         Ok(())
+    }
+
+    fn name(&mut self, change: Vec<(String, Option<usize>)>) {
+        set_names(&mut self.names, &change);
+        self.renamed.push(change);
     }
 
     /// The name that a file has now.
@@ -87,19 +103,23 @@ impl SimDisk {
     /// What a crash leaves when so many of the unsynced bytes, in the order of writing, had reached the disk,
     /// and names that were not synced had, or had not.
     pub(super) fn crashed(&self, unsynced_kept: usize, names_kept: bool) -> Self {
-        self.crash(names_kept, |inode| {
-            let mut left = unsynced_kept;
-            for (offset, part) in &inode.unsynced {
-                let kept = left.min(part.len());
-                put(&mut inode.durable, *offset, &part[..kept]);
-                left -= kept;
-            }
-        })
+        self.crash(
+            |_| names_kept,
+            |inode| {
+                let mut left = unsynced_kept;
+                for (offset, part) in &inode.unsynced {
+                    let kept = left.min(part.len());
+                    put(&mut inode.durable, *offset, &part[..kept]);
+                    left -= kept;
+                }
+            },
+        )
     }
 
-    /// What a crash leaves when of the unsynced bytes only those at `spared` places had reached the disk.
-    pub(super) fn torn(&self, spared: impl Fn(u64) -> bool) -> Self {
-        self.crash(true, |inode| {
+    /// What a crash leaves when of the unsynced bytes only those at `spared` places had reached the disk, and
+    /// of the unsynced changes of names only some.
+    pub(super) fn torn(&self, spared: impl Fn(u64) -> bool, name_spared: impl Fn(usize) -> bool) -> Self {
+        self.crash(name_spared, |inode| {
             for (offset, part) in &inode.unsynced {
                 for (place, byte) in (*offset..).zip(part).filter(|(place, _)| spared(*place)) {
                     put(&mut inode.durable, place, &[*byte]);
@@ -108,18 +128,18 @@ impl SimDisk {
         })
     }
 
-    fn crash(&self, names_kept: bool, keep: impl Fn(&mut Inode)) -> Self {
+    fn crash(&self, name_kept: impl Fn(usize) -> bool, keep: impl Fn(&mut Inode)) -> Self {
         let mut world = self.0.lock().clone();
         for inode in &mut world.inodes {
             keep(inode);
             inode.unsynced.clear();
             inode.now = inode.durable.clone();
         }
-        if names_kept {
-            world.durable_names = world.names.clone();
-        } else {
-            world.names = world.durable_names.clone();
+        world.names = world.durable_names.clone();
+        for (_, change) in world.renamed.drain(..).enumerate().filter(|(index, _)| name_kept(*index)) {
+            set_names(&mut world.names, &change);
         }
+        world.durable_names = world.names.clone();
         world.fault = None;
         world.operations.clear();
         Self(Arc::new(Mutex::new(world)))
@@ -210,7 +230,7 @@ impl Disk for SimDisk {
         world.step(format!("create {name}"))?;
         let inode = world.inodes.len();
         world.inodes.push(Inode::default());
-        world.names.insert(name.to_owned(), inode);
+        world.name(vec![(name.to_owned(), Some(inode))]);
         Ok(SimFile { world: self.0.clone(), inode })
     }
 
@@ -222,21 +242,24 @@ impl Disk for SimDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut world = self.0.lock();
         world.step(format!("rename {to}"))?;
-        let inode = world.names.remove(from).ok_or_else(|| not_found(from))?;
-        world.names.insert(to.to_owned(), inode);
+        let inode = world.names.get(from).copied().ok_or_else(|| not_found(from))?;
+        world.name(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.0.lock();
         world.step(format!("remove {name}"))?;
-        world.names.remove(name).map(|_| ()).ok_or_else(|| not_found(name))
+        world.names.get(name).ok_or_else(|| not_found(name))?;
+        world.name(vec![(name.to_owned(), None)]);
+        Ok(())
     }
 
     fn sync_names(&self) -> io::Result<()> {
         let mut world = self.0.lock();
         world.step("sync names".to_owned())?;
         world.durable_names = world.names.clone();
+        world.renamed.clear();
         Ok(())
     }
 }

@@ -87,6 +87,8 @@ struct Bench {
     noted: Seq,
     commit: Seq,
     ticket: Ticket,
+    /// A snapshot that is written but not handed over.
+    written: Option<Written>,
     /// The state after each batch; the first is that before any.
     history: Vec<State>,
 }
@@ -97,8 +99,10 @@ enum Step {
     Batch { promise: bool, truncate: u64, append: usize, value_bytes: usize, commit: u64 },
     /// A leader's snapshot replaces everything.
     Install { ahead: u64, keys: u8 },
-    /// A snapshot of this node's own, written but not named.
+    /// A snapshot of this node's own is written beside the log.
     Snapshot,
+    /// It is handed over to be named.
+    Name,
     /// The thread that writes takes its turn.
     Turn,
 }
@@ -117,6 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => batch,
         1 => (1_u64..20, 0_u8..6).prop_map(|(ahead, keys)| Step::Install { ahead, keys }),
         1 => Just(Step::Snapshot),
+        1 => Just(Step::Name),
         6 => Just(Step::Turn),
     ]
 }
@@ -141,6 +146,7 @@ impl Bench {
             noted: found.recovered.commit,
             commit: found.recovered.commit,
             ticket: Ticket(0),
+            written: None,
             history: vec![State::recovered(&found.recovered, &found.state)],
         };
         bench.log.commit(bench.commit);
@@ -229,19 +235,25 @@ impl Bench {
         self.submit(&[Persist::Promise(self.promised), Persist::Snapshot(meta)]);
     }
 
-    /// Writes a snapshot as the thread beside does, and lets it be named in its turn.
+    /// Writes a snapshot as the thread beside does.
     fn snapshot(&mut self) {
         self.apply();
         // Commit may have moved since the last batch.
         self.history.last_mut().expect("never empty").commit.1 = self.commit;
         let checkpoint = self.journal.checkpoint(&self.log, &self.store);
         let (batch, log_end) = (checkpoint.batch, checkpoint.log_end);
-        if batch == 0 {
+        // One at a time, and none twice.
+        if self.written.is_some() || batch <= self.writer.snapshot {
             return;
         }
         if let Ok(Some(bytes)) = snapshot::write(&self.disk, self.copy(), &checkpoint, || false) {
-            self.shared.push(Job::Publish(Written { batch, bytes, log_end }));
+            self.written = Some(Written { batch, bytes, log_end });
         }
+    }
+
+    /// Hands the snapshot over, which may be long after.
+    fn name_snapshot(&mut self) {
+        self.written.take().into_iter().for_each(|written| self.shared.push(Job::Publish(written)));
     }
 
     fn copy(&self) -> StorageId {
@@ -260,6 +272,7 @@ impl Bench {
                 }
                 Step::Install { ahead, keys } => self.install(ahead, keys),
                 Step::Snapshot => self.snapshot(),
+                Step::Name => self.name_snapshot(),
                 Step::Turn => self.turn()?,
             }
         }

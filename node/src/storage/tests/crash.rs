@@ -34,7 +34,7 @@ proptest! {
     }
 
     #[test]
-    fn sectors_may_reach_the_disk_in_any_order(
+    fn sectors_and_names_may_reach_the_disk_in_any_order(
         steps in prop::collection::vec(step(), 1..30),
         after in 0_usize..80,
         lost in any::<u64>(),
@@ -46,7 +46,8 @@ proptest! {
         if bench.run(&steps).is_ok() {
             bench.drain().ok();
         }
-        bench.check(&disk.torn(|place| lost.rotate_left(u32::try_from(place / sector % 64).expect("small")) & 1 == 0))?;
+        let bit = |place: u64| lost.rotate_left(u32::try_from(place % 64).expect("small")) & 1 == 0;
+        bench.check(&disk.torn(|place| bit(place / sector), |index| bit(index as u64 + 32)))?;
     }
 
     #[test]
@@ -125,4 +126,23 @@ fn what_is_written_is_synced_before_it_is_reported_and_names_before_they_matter(
         "sync wal-0000000000000002",
     ];
     assert_eq!(disk.operations()[..6], next);
+}
+
+#[test]
+fn what_a_crash_left_behind_a_cut_is_never_read_again() {
+    let disk = SimDisk::default();
+    let mut bench = Bench::new(&disk).expect("a new copy");
+    bench.batch(false, 0, 1, 10, 0);
+    bench.batch(false, 0, 1, 10, 0);
+    disk.inject(Fault { after: 1, kind: ErrorKind::Other, times: usize::MAX });
+    bench.turn().expect_err("the sync fails");
+    // The first batch of the group is torn, the second one whole.
+    let first = (super::super::segment::HEADER_BYTES + super::super::frame::HEADER_BYTES) as u64;
+    let left = disk.torn(|place| place != first, |_| true);
+    let mut bench = Bench::new(&left).expect("the group is cut off");
+    assert_eq!(bench.ticket, Ticket(0));
+    // As long as the torn one: the whole one would follow it without a gap.
+    bench.batch(false, 0, 1, 10, 0);
+    bench.drain().expect("written");
+    assert_eq!(bench.check(&left.crashed(0, false)).expect("only what was written since"), 1);
 }

@@ -14,8 +14,15 @@ fn written() -> Bench {
         bench.turn().expect("written");
         if round == 3 {
             bench.snapshot();
+        }
+        if round == 5 {
+            bench.name_snapshot();
             bench.turn().expect("named");
         }
+    }
+    while groups(&bench).len() < 3 {
+        bench.batch(false, 0, 1, 5, 1);
+        bench.turn().expect("written");
     }
     bench
 }
@@ -24,18 +31,18 @@ fn last_segment(disk: &SimDisk) -> String {
     disk.names().into_iter().rfind(|name| name.starts_with("wal-0")).expect("there is one")
 }
 
-/// Where the last group begins in the last segment, and where it ends.
-fn last_group(bench: &Bench) -> (usize, usize) {
+/// Where the groups of the last segment begin, and where the last one ends.
+fn groups(bench: &Bench) -> Vec<usize> {
     let contents: Bytes = bench.disk.contents(&last_segment(&bench.disk)).into();
-    let (mut offset, mut group) = (crate::storage::segment::HEADER_BYTES, 0);
+    let (mut offset, mut groups) = (crate::storage::segment::HEADER_BYTES, Vec::new());
     while let Some(frame) = frame_at(&contents, offset, Seed::of(bench.copy())) {
         if frame.kind == Kind::Group {
-            group = offset;
+            groups.push(offset);
         }
         offset += frame.bytes();
     }
-    assert!(group > 0, "the last segment has a group");
-    (group, offset)
+    groups.push(offset);
+    groups
 }
 
 #[test]
@@ -52,7 +59,7 @@ fn the_directory_under_test_has_everything() {
 fn a_changed_byte_is_cut_in_the_last_group_and_refused_before() {
     let bench = written();
     let last = last_segment(&bench.disk);
-    let (group, end) = last_group(&bench);
+    let &[_, .., group, end] = &groups(&bench)[..] else { panic!("the last segment has two groups") };
     let whole = bench.history.len() - 1;
     let (mut refused, mut cut) = (0, 0);
     for name in bench.disk.names() {
