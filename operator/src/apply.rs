@@ -17,7 +17,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use quorumkv_api::lab::Role;
+use quorumkv_api::{NodeId, lab::Role};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -27,6 +27,7 @@ use crate::{
     observe::{Observed, owned_by},
     record::{Platform, Record, RecordError, Versioned},
     status::DerivedStatus,
+    switchover,
     validate::ValidCluster,
 };
 
@@ -268,6 +269,24 @@ impl Platform for StatusRecord {
             self.api.patch_status(&self.name, &parameters, &Patch::Merge(patch)).await.map_err(record_error)?;
         self.versioned(&written)
     }
+
+    async fn withdraw_switchover(&self, wanted: &NodeId) -> Result<bool, RecordError> {
+        let cluster = self.api.get(&self.name).await.map_err(record_error)?;
+        let version = self.versioned(&cluster)?.version;
+        if cluster.annotations().get(switchover::ANNOTATION) != Some(&wanted.0) {
+            return Ok(false);
+        }
+        // With the version, so that a wish made meanwhile is not taken away instead.
+        let patch = json!({"metadata": {
+            "uid": self.uid, "resourceVersion": version, "annotations": {switchover::ANNOTATION: null},
+        }});
+        match self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(record_error) {
+            Ok(_) => Ok(true),
+            // The next pass sees what changed.
+            Err(RecordError::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn record_error(error: kube::Error) -> RecordError {
@@ -470,6 +489,43 @@ mod tests {
         let error = StatusRecord::new(&client, &valid_cluster()).record().await.expect_err("another");
         assert!(matches!(error, RecordError::Conflict));
         drop(client);
+        server.await.expect("the script was followed");
+    }
+
+    fn wishing_for(node: &str) -> Value {
+        let mut cluster = cluster();
+        cluster.annotations_mut().insert(switchover::ANNOTATION.to_owned(), node.to_owned());
+        serde_json::to_value(&cluster).expect("serializes")
+    }
+
+    #[tokio::test]
+    async fn a_wish_is_taken_away_from_the_version_that_was_read() {
+        let script = vec![
+            Expected::found(CLUSTER, wishing_for("demo-2")),
+            Expected::written(Method::PATCH, CLUSTER).answering(wishing_for("")),
+        ];
+        let (client, server) = server(script);
+        let withdrawn = StatusRecord::new(&client, &valid_cluster()).withdraw_switchover(&"demo-2".into()).await;
+        assert!(withdrawn.expect("an answer"));
+        drop(client);
+        let sent = server.await.expect("the script was followed");
+        let metadata = json!({"uid": "u1", "resourceVersion": "10", "annotations": {switchover::ANNOTATION: null}});
+        assert_eq!(sent[1], json!({"metadata": metadata}));
+    }
+
+    #[tokio::test]
+    async fn another_wish_stays() {
+        let conflict = Expected::failing(Method::PATCH, CLUSTER, StatusCode::CONFLICT);
+        let script = vec![
+            Expected::found(CLUSTER, wishing_for("demo-3")),
+            Expected::found(CLUSTER, wishing_for("demo-2")),
+            conflict,
+        ];
+        let (client, server) = server(script);
+        let record = StatusRecord::new(&client, &valid_cluster());
+        assert!(!record.withdraw_switchover(&"demo-2".into()).await.expect("an answer"), "another node is named");
+        assert!(!record.withdraw_switchover(&"demo-2".into()).await.expect("an answer"), "changed at that moment");
+        drop((client, record));
         server.await.expect("the script was followed");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! | API group | resource | verbs | for |
 //! | --- | --- | --- | --- |
-//! | `quorumkv.io` | kvclusters | get, list, watch | the spec; a live read before every election |
+//! | `quorumkv.io` | kvclusters | get, list, watch, patch | the spec; a live read before every election; taking the wish for a switchover away |
 //! | `quorumkv.io` | kvclusters/status | patch | the record (compare-and-swap) and the report |
 //! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
 //! | (core) | services | get, list, watch, create, patch | server-side apply |
@@ -310,29 +310,8 @@ async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) 
         if matches!(happening, Happening::Promoted { .. }) {
             context.metrics.promoted(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
         }
-        let (type_, reason) = match happening {
-            Happening::Electing { .. } => (EventType::Normal, "Electing"),
-            Happening::Promoted { .. } => (EventType::Normal, "Promoted"),
-            Happening::ElectionFailed { .. } => (EventType::Warning, "ElectionFailed"),
-            Happening::Recorded { .. } => (EventType::Normal, "MemberRecorded"),
-            Happening::SettingsApplied { .. } => (EventType::Normal, "SettingsApplied"),
-            Happening::SettingsRefused { .. } => (EventType::Warning, "SettingsRefused"),
-            Happening::Reset => (EventType::Warning, "DataLost"),
-        };
-        publish(cluster, context, type_, reason, &action(happening), &happening.to_string()).await;
-    }
-}
-
-/// Events with the same reason and action are counted as one, under the first one's note.
-fn action(happening: &Happening) -> String {
-    match happening {
-        Happening::Electing { epoch, .. } => format!("ElectEpoch{epoch}"),
-        Happening::Promoted { epoch, .. } => format!("PromoteEpoch{epoch}"),
-        Happening::ElectionFailed { .. } => "Elect".to_owned(),
-        Happening::Recorded { node } => format!("Record-{node}"),
-        Happening::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
-        Happening::SettingsRefused { .. } => "ApplySettings".to_owned(),
-        Happening::Reset => "Reset".to_owned(),
+        let type_ = if happening.is_warning() { EventType::Warning } else { EventType::Normal };
+        publish(cluster, context, type_, happening.reason(), &happening.action(), &happening.to_string()).await;
     }
 }
 

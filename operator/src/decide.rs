@@ -98,6 +98,8 @@ pub enum ElectionReason {
     LeaderSilent,
     /// Every other node is renewed; the leader hands over to be renewed as well.
     Renewal,
+    /// A person wants another node to lead.
+    Switchover,
 }
 
 impl fmt::Display for ElectionReason {
@@ -110,6 +112,7 @@ impl fmt::Display for ElectionReason {
             Self::NotLeading => "the recorded leader does not lead",
             Self::LeaderSilent => "the leader does not answer",
             Self::Renewal => "the leader is to be renewed",
+            Self::Switchover => "a switchover was asked for",
         })
     }
 }
@@ -185,6 +188,14 @@ fn forecast(situation: &Situation<'_>) -> Result<(), Shortfall> {
         });
     }
     Ok(())
+}
+
+/// The same without the answer of this node: whether the others are enough.
+pub(crate) fn forecast_without(situation: &Situation<'_>, node: &NodeId) -> Result<(), Shortfall> {
+    let Situation { store, record, nodes, .. } = *situation;
+    let others = nodes.iter().filter_map(|view| view.state.as_ref()).filter(|state| state.node != *node);
+    let answers: Vec<FenceReply> = others.map(likely_answer).collect();
+    election::elect(&record.for_election(store.nodes.len()), &store.nodes, &answers, &[]).map(|_| ())
 }
 
 fn likely_answer(state: &NodeState) -> FenceReply {

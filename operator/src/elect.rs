@@ -25,6 +25,8 @@ pub struct Candidacy<'a> {
     pub epoch: Epoch,
     /// Whom to prefer among equally complete logs.
     pub preference: &'a [NodeId],
+    /// Who shall lead if that is safe: a person asked for it.
+    pub wanted: Option<&'a NodeId>,
     /// Who shall not lead unless nobody else can: it is about to stop.
     pub avoid: Option<&'a NodeId>,
     /// The first settings of a store that has none.
@@ -79,10 +81,10 @@ pub async fn run<P: Platform>(
     read: &Versioned,
     candidacy: &Candidacy<'_>,
 ) -> Result<Elected, ElectionError> {
-    let Candidacy { peers, reachable, epoch, preference, avoid, settings } = *candidacy;
+    let Candidacy { peers, reachable, epoch, settings, .. } = *candidacy;
     let opened = platform.replace(read, Record { epoch, leader: None, ..read.record.clone() }).await?;
     let answers = fence(client, reachable, epoch).await?;
-    let choice = choose(&opened.record, peers, &answers, preference, avoid)?;
+    let choice = choose(&opened.record, &answers, candidacy)?;
     let chosen = Member { name: choice.node.clone(), storage_id: choice.storage_id };
     let named =
         Record { epoch, leader: Some(choice.node.clone()), last_leader: Some(chosen), members: choice.members.clone() };
@@ -109,22 +111,32 @@ async fn fence(client: &PeerClient, nodes: &[PeerAddress], epoch: Epoch) -> Resu
     Ok(answers)
 }
 
-/// Any set of answers that is large enough is a safe base for the choice, so the node to avoid is left out
-/// where the others are enough: its log may be the longest only by entries nobody confirmed.
-fn choose(
-    record: &Record,
-    peers: &[PeerAddress],
-    answers: &[FenceReply],
-    preference: &[NodeId],
-    avoid: Option<&NodeId>,
-) -> Result<Choice, Shortfall> {
+/// Any set of answers that is large enough is a safe base for the choice, as if the others had been lost on
+/// their way. So answers are left out where those that remain are enough: the longer logs, for the sake of the
+/// wanted node; the log of the node to avoid. What makes a log longer than all of a sufficient set has been
+/// confirmed to nobody.
+fn choose(record: &Record, answers: &[FenceReply], candidacy: &Candidacy<'_>) -> Result<Choice, Shortfall> {
+    let Candidacy { peers, preference, wanted, avoid, .. } = *candidacy;
     let record = record.for_election(peers.len());
     let expected: Vec<NodeId> = peers.iter().map(|peer| peer.node.clone()).collect();
-    if let Some(avoid) = avoid {
-        let others: Vec<FenceReply> = answers.iter().filter(|answer| answer.node != *avoid).cloned().collect();
-        if let Ok(choice) = election::elect(&record, &expected, &others, preference) {
-            return Ok(choice);
-        }
+    let among = |stays: &dyn Fn(&FenceReply) -> bool, preference: &[NodeId]| -> Result<Choice, Shortfall> {
+        let some: Vec<FenceReply> = answers.iter().filter(|answer| stays(answer)).cloned().collect();
+        let choice = election::elect(&record, &expected, &some, preference)?;
+        // Whoever was left out for its log may still have witnessed a lease.
+        let witnessed = answers.iter().map(|answer| answer.lease_remaining_ms).max().unwrap_or(0);
+        Ok(Choice { lease_wait: choice.lease_wait.max(Duration::from_millis(witnessed)), ..choice })
+    };
+    let own = wanted.and_then(|wanted| answers.iter().find(|answer| answer.node == *wanted));
+    if let Some(own) = own
+        && let Ok(choice) = among(&|answer| answer.last <= own.last, std::slice::from_ref(&own.node))
+        && choice.node == own.node
+    {
+        return Ok(choice);
+    }
+    if let Some(avoid) = avoid
+        && let Ok(choice) = among(&|answer| answer.node != *avoid, preference)
+    {
+        return Ok(choice);
     }
     election::elect(&record, &expected, answers, preference)
 }
@@ -148,4 +160,68 @@ async fn promote(
     let node = choice.node.clone();
     let peer = peers.iter().find(|peer| peer.node == node).expect("only nodes of the store are fenced");
     client.promote(&peer.peer_url, &request).await.map_err(|source| ElectionError::Promote { node, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorumkv_api::Seq;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::testing::{Scene, name};
+
+    /// Whom the nodes of a steady store choose whose logs end here, if n2 is wanted and n0 has led.
+    fn chosen(ends: [u64; 6], silent: &[usize], lease_of: usize) -> Choice {
+        let mut scene = Scene::steady();
+        let answers: Vec<FenceReply> = (0..6)
+            .filter(|n| !silent.contains(n))
+            .map(|n| {
+                let state = scene.state(n);
+                FenceReply {
+                    node: state.node.clone(),
+                    storage_id: state.storage_id,
+                    process_id: state.process_id,
+                    previous_promise: state.promised,
+                    last: quorumkv_api::Position { seq: Seq(ends[n]), ..state.last },
+                    commit: state.commit,
+                    settings: state.settings.into_iter().collect(),
+                    settings_committed: true,
+                    lease_remaining_ms: if n == lease_of { 640 } else { 0 },
+                }
+            })
+            .collect();
+        let peers: Vec<PeerAddress> = scene.nodes.iter().map(|view| view.address.clone()).collect();
+        let (wanted, led) = (name(2), name(0));
+        let candidacy = Candidacy {
+            peers: &peers,
+            reachable: &peers,
+            epoch: Epoch(4),
+            preference: &scene.store.nodes,
+            wanted: Some(&wanted),
+            avoid: Some(&led),
+            settings: Settings::default(),
+        };
+        choose(&scene.record, &answers, &candidacy).expect("enough answers")
+    }
+
+    #[rstest]
+    #[case::all_equal([9; 6], &[], 2)]
+    #[case::the_leader_was_ahead([15, 9, 9, 9, 9, 9], &[], 2)]
+    #[case::three_are_ahead_and_three_are_enough([15, 12, 9, 9, 9, 12], &[], 2)]
+    #[case::four_are_ahead_so_it_may_lack_what_was_acknowledged([15, 12, 9, 12, 9, 12], &[], 1)]
+    #[case::those_it_covers_do_not_answer([15, 12, 9, 9, 9, 12], &[3, 4], 1)]
+    #[case::it_does_not_answer([9; 6], &[2], 1)]
+    fn the_wanted_node_leads_where_enough_logs_are_no_longer(
+        #[case] ends: [u64; 6],
+        #[case] silent: &[usize],
+        #[case] leads: usize,
+    ) {
+        assert_eq!(chosen(ends, silent, 5).node, name(leads));
+    }
+
+    #[test]
+    fn a_lease_that_a_node_left_out_has_granted_is_waited_for_too() {
+        assert_eq!(chosen([15, 12, 9, 9, 9, 12], &[], 5).lease_wait, Duration::from_millis(640));
+        assert_eq!(chosen([15, 9, 9, 9, 9, 9], &[], 0).lease_wait, Duration::from_millis(640));
+    }
 }

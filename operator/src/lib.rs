@@ -1,7 +1,7 @@
 //! The quorumkv operator.
 //!
 //! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
-//! (probe, [`decide`], act; an election is [`elect`]), [`build`] the objects, [`apply`] what differs, and
+//! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`]), [`build`] the objects, [`apply`] what differs, and
 //! derive the [`status`]. What must never be forgotten is the [`record`]. [`local`] runs the same decisions
 //! over child processes instead of pods.
 
@@ -19,6 +19,7 @@ pub mod observe;
 pub mod record;
 pub mod run;
 pub mod status;
+pub mod switchover;
 pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;

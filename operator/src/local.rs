@@ -16,7 +16,7 @@ use std::{
 };
 
 use jiff::Zoned;
-use quorumkv_api::{client::PeerClient, peer::PeerAddress, settings::format_duration};
+use quorumkv_api::{NodeId, client::PeerClient, peer::PeerAddress, settings::format_duration};
 use rand::RngExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -130,7 +130,15 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
         .collect();
     let (changes, changed) = mpsc::channel(1);
     let watching = tokio::spawn(manifest::watch(args.file.clone(), args.port, changes));
-    let local = Local { args: &args, client, manifest, processes: &processes, memory: Memory::default() };
+    let local = Local {
+        named: manifest.store.switchover_to.clone(),
+        args: &args,
+        client,
+        manifest,
+        processes: &processes,
+        memory: Memory::default(),
+        platform: InMemory::default(),
+    };
     let outcome = tokio::select! {
         outcome = local.steer(&keeping.changed, changed, printed) => outcome,
         () = stop_signals.received() => Ok(()),
@@ -219,11 +227,17 @@ impl StopSignals {
 #[derive(Debug, Default)]
 struct InMemory {
     record: std::sync::Mutex<(Record, u64)>,
+    /// Who shall lead, until that is acted on. The manifest is not rewritten.
+    wish: std::sync::Mutex<Option<NodeId>>,
 }
 
 impl InMemory {
     fn lock(&self) -> std::sync::MutexGuard<'_, (Record, u64)> {
         self.record.lock().expect("nobody panics while holding the record")
+    }
+
+    fn wish(&self) -> std::sync::MutexGuard<'_, Option<NodeId>> {
+        self.wish.lock().expect("nobody panics while holding the wish")
     }
 }
 
@@ -241,6 +255,10 @@ impl Platform for InMemory {
         *current = (new.clone(), current.1 + 1);
         Ok(Versioned { record: new, version: current.1.to_string() })
     }
+
+    async fn withdraw_switchover(&self, wanted: &NodeId) -> Result<bool, RecordError> {
+        Ok(self.wish().take_if(|wish| wish == wanted).is_some())
+    }
 }
 
 struct Local<'a> {
@@ -249,6 +267,9 @@ struct Local<'a> {
     manifest: Manifest,
     processes: &'a [Process],
     memory: Memory,
+    platform: InMemory,
+    /// Whom the manifest named when it was last read. Only a change of it is a wish.
+    named: Option<NodeId>,
 }
 
 impl Local<'_> {
@@ -259,7 +280,6 @@ impl Local<'_> {
         mut manifest_changed: mpsc::Receiver<Result<Manifest, ManifestError>>,
         mut lines: mpsc::Receiver<String>,
     ) -> Result<(), LocalError> {
-        let platform = InMemory::default();
         let started = Instant::now();
         let mut shown = String::new();
         let mut pause = Duration::ZERO;
@@ -274,9 +294,10 @@ impl Local<'_> {
                 }
             }
             let nodes = self.processes.iter().map(known).collect();
-            let known = platform.record().await.map_err(PassError::Record)?.record;
+            let known = self.platform.record().await.map_err(PassError::Record)?.record;
+            self.manifest.store.switchover_to = self.platform.wish().clone();
             let store = &self.manifest.store;
-            let pass = manage::pass(&platform, &self.client, store, nodes, known, &mut self.memory).await?;
+            let pass = manage::pass(&self.platform, &self.client, store, nodes, known, &mut self.memory).await?;
             pass.happenings.iter().for_each(|happening| say(&happening.to_string()));
             let line = status_line(&status::summarize(store, &pass), &pass);
             // Nodes that are just starting are no news.
@@ -310,6 +331,10 @@ impl Local<'_> {
         }
         old.store.settings = settings;
         old.store.data_loss = new.store.data_loss;
+        if self.named != new.store.switchover_to {
+            self.named = new.store.switchover_to;
+            self.platform.wish().clone_from(&self.named);
+        }
     }
 }
 
@@ -370,6 +395,7 @@ mod tests {
             nodes: (0..nodes).map(|n| manifest::node_name(5000, n)).collect(),
             settings: quorumkv_api::Settings::default(),
             data_loss: crate::crd::DataLossPolicy::Halt,
+            switchover_to: None,
         }
     }
 

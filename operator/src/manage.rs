@@ -3,16 +3,20 @@
 //! A pass changes at most one thing about leadership and returns what it found, from which the status is
 //! derived. It is repeated about once a second, and at once when the platform reports a change.
 
-use std::{fmt, time::Duration};
+mod handover;
+mod happening;
+
+use std::time::Duration;
 
 use futures::future::join_all;
 use quorumkv_api::{
-    Epoch, NodeId, Settings,
+    NodeId,
     client::{CallError, PeerClient},
     peer::{Member, MembersRequest, NodeState, PeerAddress},
 };
 use tokio::time::Instant;
 
+pub use self::happening::Happening;
 use crate::{
     decide::{self, ElectionReason, Leadership, NodeView, Presence, Roll, Situation},
     elect::{self, Candidacy, ElectionError},
@@ -44,64 +48,10 @@ pub struct Memory {
     failed_elections: u32,
     next_election: Option<Instant>,
     settings_refusal: Option<String>,
-}
-
-/// Something worth telling people, once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening {
-    /// An election begins.
-    Electing {
-        /// Why.
-        reason: ElectionReason,
-        /// The epoch tried.
-        epoch: Epoch,
-    },
-    /// A leader was promoted.
-    Promoted {
-        /// Who.
-        leader: NodeId,
-        /// Of which epoch.
-        epoch: Epoch,
-    },
-    /// An election ended without a leader.
-    ElectionFailed {
-        /// Why.
-        error: String,
-    },
-    /// A copy that had to learn counts from now on.
-    Recorded {
-        /// Whose.
-        node: NodeId,
-    },
-    /// New settings are in force.
-    SettingsApplied {
-        /// Which.
-        settings: Settings,
-    },
-    /// New settings are refused for now.
-    SettingsRefused {
-        /// Why.
-        reason: String,
-    },
-    /// Every copy was lost, and the store starts again with nothing.
-    Reset,
-}
-
-impl fmt::Display for Happening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Electing { reason, epoch } => write!(f, "Electing a leader for epoch {epoch}: {reason}"),
-            Self::Promoted { leader, epoch } => write!(f, "{leader} leads epoch {epoch}"),
-            Self::ElectionFailed { error } => write!(f, "The election did not succeed: {error}"),
-            Self::Recorded { node } => write!(f, "{node} has caught up and counts from now on"),
-            Self::SettingsApplied { settings: Settings { write_quorum, delay, write_timeout } } => {
-                let timeout = quorumkv_api::settings::format_duration(*write_timeout);
-                write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")
-            }
-            Self::SettingsRefused { reason } => write!(f, "The leader does not take the new settings yet: {reason}"),
-            Self::Reset => f.write_str("Every copy of the data was lost; starting again with an empty store"),
-        }
-    }
+    /// Since when this node is wished for as leader.
+    wish: Option<(NodeId, Instant)>,
+    /// What became of a pass that ended before it could tell.
+    untold: Option<Happening>,
 }
 
 /// What a pass found and did.
@@ -138,7 +88,12 @@ impl Pass {
     /// How long to wait before the next pass: short while something is under way.
     #[must_use]
     pub fn pause(&self, store: &Store) -> Duration {
+        if self.leadership == Leadership::Settling {
+            // The Service has no leader before this is over.
+            return Duration::from_millis(100);
+        }
         let steady = self.leadership == Leadership::Active
+            && store.switchover_to.is_none()
             && self.settings_refusal.is_none()
             && self.happenings.is_empty()
             && decide::is_whole(&self.situation(store));
@@ -182,7 +137,9 @@ pub async fn pass<P: Platform>(
     memory.note(&pass, Instant::now());
     let outcome = act(platform, client, store, &mut pass, memory).await;
     memory.record = outcome.is_ok().then(|| pass.record.clone());
-    outcome.map(|()| pass)
+    outcome?;
+    pass.happenings.extend(memory.untold.take());
+    Ok(pass)
 }
 
 async fn act<P: Platform>(
@@ -194,6 +151,9 @@ async fn act<P: Platform>(
 ) -> Result<(), PassError> {
     pass.leadership = decide::leadership(&memory.situation(store, pass));
     pass.roll = decide::roll(&memory.situation(store, pass), &pass.leadership);
+    if handover::switch_over(platform, client, store, pass, memory).await? {
+        return Ok(());
+    }
     match (&pass.leadership, &pass.roll) {
         (Leadership::Elect(reason), _) => {
             let reason = *reason;
@@ -301,9 +261,12 @@ async fn elect_leader<P: Platform>(
     let epoch = decide::next_epoch(&situation, live.record.epoch);
     let preference = decide::preference(&situation);
     let avoid = match reason {
-        ElectionReason::LeaderStopping | ElectionReason::Renewal => live.record.leader.clone(),
+        ElectionReason::LeaderStopping | ElectionReason::Renewal | ElectionReason::Switchover => {
+            live.record.leader.clone()
+        }
         _ => None,
     };
+    let wanted = store.switchover_to.as_ref().filter(|_| reason == ElectionReason::Switchover);
     let peers: Vec<PeerAddress> = pass.nodes.iter().map(|view| view.address.clone()).collect();
     let may_run = |view: &&NodeView| !matches!(view.presence, Presence::Absent | Presence::NotRunning);
     let reachable: Vec<PeerAddress> = pass.nodes.iter().filter(may_run).map(|view| view.address.clone()).collect();
@@ -312,6 +275,7 @@ async fn elect_leader<P: Platform>(
         reachable: &reachable,
         epoch,
         preference: &preference,
+        wanted,
         avoid: avoid.as_ref(),
         settings: store.settings,
     };
@@ -415,7 +379,7 @@ fn replace_state(pass: &mut Pass, state: NodeState) {
 
 #[cfg(test)]
 mod tests {
-    use quorumkv_api::WriteQuorum;
+    use quorumkv_api::{Epoch, WriteQuorum};
 
     use super::*;
     use crate::testing::{
@@ -443,6 +407,16 @@ mod tests {
             let client = PeerClient::new(None, ANSWER_TIMEOUT).expect("a client");
             let known = self.scene.record.clone();
             pass(&self.platform, &client, &self.scene.store, self.nodes.clone(), known, &mut self.memory).await
+        }
+
+        /// At rest, with the wish that this node shall lead.
+        async fn wishing_for(n: usize, bend: impl FnOnce(&mut Scene)) -> Self {
+            let mut scene = Scene::steady();
+            scene.store.switchover_to = Some(name(n));
+            bend(&mut scene);
+            let world = Self::of(scene).await;
+            *world.platform.wish.lock().expect("not poisoned") = Some(name(n));
+            world
         }
 
         fn journal(&self) -> Vec<String> {
@@ -578,5 +552,77 @@ mod tests {
         let pass = world.pass().await.expect("a pass");
         assert!(matches!(pass.leadership, Leadership::Short(_)));
         assert_eq!(world.journal(), [] as [String; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_switchover_takes_the_wish_records_fences_records_and_promotes_in_this_order() {
+        // Under load: the leader is ahead of everybody, and one follower ahead of the wanted one.
+        let mut world = World::wishing_for(3, |scene| {
+            scene.state(0).last.seq.0 += 7;
+            scene.state(4).last.seq.0 += 2;
+        })
+        .await;
+        let pass = world.pass().await.expect("a pass");
+        let journal = world.journal();
+        assert_eq!(journal[..2], ["withdraw n3", "record epoch 4 leader nobody members 6"]);
+        let mut fences = journal[2..8].to_vec();
+        fences.sort();
+        assert_eq!(fences, (0..6).map(|n| format!("n{n} fence 4")).collect::<Vec<_>>());
+        assert_eq!(journal[8..], ["record epoch 4 leader n3 members 6", "n3 promote 4"]);
+        assert_eq!(pass.happenings.last(), Some(&Happening::SwitchedOver { to: name(3) }));
+        // What is watched may be seen late: the wish of before is no second one.
+        world.scene.record = pass.record;
+        let again = world.pass().await.expect("a pass");
+        assert_eq!((again.happenings, again.record.epoch), (vec![], Epoch(4)));
+    }
+
+    #[tokio::test]
+    async fn a_wanted_node_that_turns_out_to_lack_entries_does_not_lead() {
+        let mut world = World::wishing_for(3, |scene| scene.state(3).last.seq.0 -= 1).await;
+        let pass = world.pass().await.expect("a pass");
+        assert_eq!(world.journal()[8..], ["record epoch 4 leader n1 members 6", "n1 promote 4"]);
+        let missed = Happening::SwitchoverMissed { wanted: name(3), leader: Some(name(1)) };
+        assert_eq!(pass.happenings.last(), Some(&missed));
+        assert!(missed.is_warning());
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_makes_no_sense_is_taken_away_and_disturbs_nobody() {
+        let mut world = World::wishing_for(0, |_| {}).await;
+        let pass = world.pass().await.expect("a pass");
+        assert_eq!(world.journal(), ["withdraw n0", "n0 members 6 of epoch 3"]);
+        let told: Vec<&str> = pass.happenings.iter().map(Happening::reason).collect();
+        assert_eq!(told, ["SwitchoverNotNeeded"]);
+        world.pass().await.expect("a pass");
+        assert_eq!(world.journal(), ["n0 members 6 of epoch 3"], "once");
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_waits_stays() {
+        let mut world = World::wishing_for(3, |scene| scene.seen(3).match_seq.0 -= 1).await;
+        let pass = world.pass().await.expect("a pass");
+        assert_eq!(world.journal(), ["n0 members 6 of epoch 3"]);
+        assert_eq!(pass.pause(&world.scene.store), Duration::from_millis(200), "it is looked at again soon");
+    }
+
+    #[tokio::test]
+    async fn an_operator_that_dies_in_a_switchover_leaves_no_second_one() {
+        for steps in 0..2 {
+            let mut world = World::wishing_for(3, |_| {}).await;
+            *world.platform.fails_after.lock().expect("not poisoned") = Some(steps);
+            world.pass().await.expect_err("the record is out of reach");
+            assert_eq!(world.journal()[0], "withdraw n3");
+            *world.platform.fails_after.lock().expect("not poisoned") = None;
+            let told = world.memory.untold.clone();
+            assert_eq!(told, Some(Happening::SwitchoverMissed { wanted: name(3), leader: None }));
+            // Another operator, to which the wish is shown by an outdated cache.
+            world.memory = Memory::default();
+            let pass = world.pass().await.expect("a pass");
+            let journal = world.journal();
+            assert!(!journal.contains(&"withdraw n3".to_owned()), "{journal:?}");
+            // Nothing had begun; or an election was cut short, and is held again.
+            let expected = if steps == 0 { (Epoch(3), Some(name(0))) } else { (Epoch(5), Some(name(0))) };
+            assert_eq!((pass.record.epoch, pass.record.leader), expected);
+        }
     }
 }

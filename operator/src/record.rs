@@ -121,6 +121,9 @@ pub trait Platform: Sync {
 
     /// Replaces the record if it is still the version that was read.
     fn replace(&self, read: &Versioned, new: Record) -> impl Future<Output = Result<Versioned, RecordError>> + Send;
+
+    /// Takes away the wish that this node shall lead. False if that is not the wish (any more).
+    fn withdraw_switchover(&self, wanted: &NodeId) -> impl Future<Output = Result<bool, RecordError>> + Send;
 }
 
 #[cfg(test)]

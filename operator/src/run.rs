@@ -282,13 +282,14 @@ async fn control(
     stop: CancellationToken,
 ) {
     let (clusters, writer) = reflector::store();
-    // Status changes are the operator's own; only a new spec needs a reconcile before the next second.
+    // Status changes are the operator's own; only a new spec, and the wish for a switchover among the annotations,
+    // need a reconcile before the next second.
     let stream = watcher(api::<KvCluster>(&client, &args.watch_namespace), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
         .applied_objects()
         .predicate_filter(
-            predicates::generation.combine(predicates::finalizers),
+            predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
             kube::runtime::PredicateConfig::default(),
         );
     let reporter = Reporter { controller: NAME.to_owned(), instance: Some(args.pod_name.clone()) };

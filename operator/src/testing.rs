@@ -50,8 +50,12 @@ pub(crate) struct Scene {
 impl Scene {
     /// Six nodes n0..n5 at rest: n0 leads epoch 3, all others are caught up and counted.
     pub(crate) fn steady() -> Self {
-        let store =
-            Store { nodes: (0..6).map(name).collect(), settings: Settings::default(), data_loss: DataLossPolicy::Halt };
+        let store = Store {
+            nodes: (0..6).map(name).collect(),
+            settings: Settings::default(),
+            data_loss: DataLossPolicy::Halt,
+            switchover_to: None,
+        };
         let members: Vec<Member> = (0..6).map(|n| Member { name: name(n), storage_id: copy(n) }).collect();
         let record = Record {
             epoch: Epoch(3),

@@ -9,13 +9,16 @@ use k8s_openapi::{
     api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kube::{Resource, core::cel::ValidationErrors};
+use kube::{Resource, ResourceExt, core::cel::ValidationErrors};
 use quorumkv_api::{
     Delay, NodeId, Settings, WriteQuorum,
     settings::{DurationError, InvalidSettings, parse_duration},
 };
 
-use crate::crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind};
+use crate::{
+    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind},
+    switchover,
+};
 
 /// What the manager needs to know of a store, wherever it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct Store {
     pub settings: Settings,
     /// What to do when every recorded copy is gone.
     pub data_loss: DataLossPolicy,
+    /// Who shall lead, if a person asks for a switchover.
+    pub switchover_to: Option<NodeId>,
 }
 
 impl Store {
@@ -157,6 +162,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
         settings: validate_settings(&cluster.spec, followers)?,
         data_loss: data_loss_policy,
+        switchover_to: switchover_to(cluster),
     };
     let storage = validate_storage(storage)?;
     let pods = PodOptions {
@@ -183,7 +189,13 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     let settings = validate_settings(&cluster.spec, followers)?;
     validate_storage(cluster.spec.storage.clone())?;
     let nodes = (0..=followers).map(name).collect();
-    Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy })
+    let switchover_to = switchover_to(cluster);
+    Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy, switchover_to })
+}
+
+/// Whether there is such a node is not checked here: a wish that makes no sense does not make the spec wrong.
+fn switchover_to(cluster: &KvCluster) -> Option<NodeId> {
+    cluster.annotations().get(switchover::ANNOTATION).map(|node| NodeId(node.clone()))
 }
 
 fn validate_followers(spec: &KvClusterSpec) -> Result<usize, InvalidCluster> {
@@ -248,6 +260,14 @@ mod tests {
         assert_eq!(valid.pods.image, "node:1");
         assert_eq!(valid.owner.uid, "u1");
         assert_eq!(valid.store.settings, Settings::default());
+    }
+
+    #[test]
+    fn an_annotation_asks_for_a_switchover() {
+        let mut cluster = cluster(json!({}));
+        assert_eq!(validate(&cluster, "node:1").expect("valid").store.switchover_to, None);
+        cluster.annotations_mut().insert(switchover::ANNOTATION.to_owned(), "demo-2".to_owned());
+        assert_eq!(validate(&cluster, "node:1").expect("valid").store.switchover_to, Some("demo-2".into()));
     }
 
     #[test]

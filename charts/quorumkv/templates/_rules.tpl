@@ -1,9 +1,10 @@
 {{/* What the operator's code does, and no more: the table at the top of operator/src/controller.rs. */}}
 {{- define "quorumkv.operatorRules" -}}
-# The spec is read, and the record read live before every election.
+# The spec is read, and the record read live before every election; the annotation that asks for a switchover is
+# taken away.
 - apiGroups: [quorumkv.io]
   resources: [kvclusters]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 # The record of epochs, leaders and members, and the report to users.
 - apiGroups: [quorumkv.io]
   resources: [kvclusters/status]

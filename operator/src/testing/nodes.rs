@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post, put},
 };
 use quorumkv_api::{
-    SettingsPatch,
+    NodeId, SettingsPatch,
     lab::Role,
     peer::{
         FenceReply, FenceRequest, MembersRequest, NodeState, PeerError, PromoteRequest, Refusal, SettingsEntry,
@@ -120,11 +120,18 @@ pub(crate) struct Recorded {
     journal: Journal,
     /// Fails when so many changes have been made.
     pub(crate) fails_after: Mutex<Option<usize>>,
+    /// Who shall lead.
+    pub(crate) wish: Mutex<Option<NodeId>>,
 }
 
 impl Recorded {
     pub(crate) fn new(record: Record, journal: &Journal) -> Self {
-        Self { record: Mutex::new((record, 1)), journal: Arc::clone(journal), fails_after: Mutex::new(None) }
+        Self {
+            record: Mutex::new((record, 1)),
+            journal: Arc::clone(journal),
+            fails_after: Mutex::default(),
+            wish: Mutex::default(),
+        }
     }
 }
 
@@ -146,5 +153,15 @@ impl Platform for Recorded {
         self.journal.lock().expect("not poisoned").push(line);
         *current = (new.clone(), current.1 + 1);
         Ok(Versioned { record: new, version: current.1.to_string() })
+    }
+
+    async fn withdraw_switchover(&self, wanted: &NodeId) -> Result<bool, RecordError> {
+        let mut wish = self.wish.lock().expect("not poisoned");
+        if wish.as_ref() != Some(wanted) {
+            return Ok(false);
+        }
+        *wish = None;
+        self.journal.lock().expect("not poisoned").push(format!("withdraw {wanted}"));
+        Ok(true)
     }
 }

@@ -1,0 +1,147 @@
+//! What is worth telling people, once: as an event on the KvCluster, or as a line of the local operator.
+
+use std::fmt;
+
+use quorumkv_api::{Epoch, NodeId, Settings};
+
+use crate::{decide::ElectionReason, switchover::Refusal};
+
+/// Something worth telling people, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// An election begins.
+    Electing {
+        /// Why.
+        reason: ElectionReason,
+        /// The epoch tried.
+        epoch: Epoch,
+    },
+    /// A leader was promoted.
+    Promoted {
+        /// Who.
+        leader: NodeId,
+        /// Of which epoch.
+        epoch: Epoch,
+    },
+    /// An election ended without a leader.
+    ElectionFailed {
+        /// Why.
+        error: String,
+    },
+    /// A switchover led to whom it was asked for.
+    SwitchedOver {
+        /// Who leads.
+        to: NodeId,
+    },
+    /// A switchover is not tried.
+    SwitchoverRefused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A switchover was begun, and the node that it was asked for does not lead.
+    SwitchoverMissed {
+        /// Who should lead.
+        wanted: NodeId,
+        /// Who was elected instead, if anybody was.
+        leader: Option<NodeId>,
+    },
+    /// A copy that had to learn counts from now on.
+    Recorded {
+        /// Whose.
+        node: NodeId,
+    },
+    /// New settings are in force.
+    SettingsApplied {
+        /// Which.
+        settings: Settings,
+    },
+    /// New settings are refused for now.
+    SettingsRefused {
+        /// Why.
+        reason: String,
+    },
+    /// Every copy was lost, and the store starts again with nothing.
+    Reset,
+}
+
+impl Happening {
+    /// What happened, as one word for programs.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Electing { .. } => "Electing",
+            Self::Promoted { .. } => "Promoted",
+            Self::ElectionFailed { .. } => "ElectionFailed",
+            Self::SwitchedOver { .. } => "SwitchedOver",
+            Self::SwitchoverRefused { refusal: Refusal::LeadsAlready(_) } => "SwitchoverNotNeeded",
+            Self::SwitchoverRefused { .. } => "SwitchoverRefused",
+            Self::SwitchoverMissed { .. } => "SwitchoverMissed",
+            Self::Recorded { .. } => "MemberRecorded",
+            Self::SettingsApplied { .. } => "SettingsApplied",
+            Self::SettingsRefused { .. } => "SettingsRefused",
+            Self::Reset => "DataLost",
+        }
+    }
+
+    /// Whether somebody should look at it.
+    #[must_use]
+    pub const fn is_warning(&self) -> bool {
+        match self {
+            Self::SwitchoverRefused { refusal } => !matches!(refusal, Refusal::LeadsAlready(_)),
+            Self::ElectionFailed { .. }
+            | Self::SwitchoverMissed { .. }
+            | Self::SettingsRefused { .. }
+            | Self::Reset => true,
+            Self::Electing { .. }
+            | Self::Promoted { .. }
+            | Self::SwitchedOver { .. }
+            | Self::Recorded { .. }
+            | Self::SettingsApplied { .. } => false,
+        }
+    }
+
+    /// What was done. Events with the same reason and action are counted as one, under the first one's note.
+    #[must_use]
+    pub fn action(&self) -> String {
+        match self {
+            Self::Electing { epoch, .. } => format!("ElectEpoch{epoch}"),
+            Self::Promoted { epoch, .. } => format!("PromoteEpoch{epoch}"),
+            Self::ElectionFailed { .. } => "Elect".to_owned(),
+            Self::SwitchedOver { to } => format!("SwitchOver-{to}"),
+            Self::SwitchoverMissed { wanted, .. } => format!("SwitchOver-{wanted}"),
+            // Each reason is news. The API server takes up to 128 bytes, and a wish is any text.
+            Self::SwitchoverRefused { refusal } => {
+                format!("SwitchOver: {refusal}").chars().filter(char::is_ascii).take(100).collect()
+            }
+            Self::Recorded { node } => format!("Record-{node}"),
+            Self::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
+            Self::SettingsRefused { .. } => "ApplySettings".to_owned(),
+            Self::Reset => "Reset".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Happening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Electing { reason, epoch } => write!(f, "Electing a leader for epoch {epoch}: {reason}"),
+            Self::Promoted { leader, epoch } => write!(f, "{leader} leads epoch {epoch}"),
+            Self::ElectionFailed { error } => write!(f, "The election did not succeed: {error}"),
+            Self::SwitchedOver { to } => write!(f, "The switchover to {to} is done"),
+            Self::SwitchoverRefused { refusal } => write!(f, "No switchover: {refusal}"),
+            Self::SwitchoverMissed { wanted, leader: Some(leader) } => {
+                write!(f, "{leader} leads, not {wanted}: once fenced, too few nodes had a log that {wanted}'s covers")
+            }
+            Self::SwitchoverMissed { wanted, leader: None } => {
+                write!(f, "The switchover to {wanted} was cut short; ask again when the store is Ready")
+            }
+            Self::Recorded { node } => write!(f, "{node} has caught up and counts from now on"),
+            Self::SettingsApplied { settings: Settings { write_quorum, delay, write_timeout } } => {
+                let timeout = quorumkv_api::settings::format_duration(*write_timeout);
+                write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")
+            }
+            Self::SettingsRefused { reason } => write!(f, "The leader does not take the new settings yet: {reason}"),
+            Self::Reset => f.write_str("Every copy of the data was lost; starting again with an empty store"),
+        }
+    }
+}
