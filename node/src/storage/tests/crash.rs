@@ -136,9 +136,9 @@ fn what_a_crash_left_behind_a_cut_is_never_read_again() {
     bench.batch(false, 0, 1, 10, 0);
     disk.inject(Fault { after: 1, kind: ErrorKind::Other, times: usize::MAX });
     bench.turn().expect_err("the sync fails");
-    // The first batch of the group is torn, the second one whole.
-    let first = (super::super::segment::HEADER_BYTES + super::super::frame::HEADER_BYTES) as u64;
-    let left = disk.torn(|place| place != first, |_| true);
+    // The beginning of the group is torn, its batches are whole.
+    let group = super::super::segment::HEADER_BYTES as u64;
+    let left = disk.torn(|place| !(group..group + 4).contains(&place), |_| true);
     let mut bench = Bench::new(&left).expect("the group is cut off");
     assert_eq!(bench.ticket, Ticket(0));
     // As long as the torn one: the whole one would follow it without a gap.
