@@ -20,12 +20,13 @@ mod e2e {
     pub(crate) mod service;
     pub(crate) mod settings;
     pub(crate) mod store;
+    pub(crate) mod switchover;
     pub(crate) mod world;
 }
 
 use std::process::ExitCode;
 
-use e2e::{failures, install, isolation, quiet, refusals, service, settings, world::World};
+use e2e::{failures, install, isolation, quiet, refusals, service, settings, switchover, world::World};
 use libtest_mimic::{Arguments, Trial};
 
 /// The steps named after their functions.
@@ -65,6 +66,8 @@ fn main() -> ExitCode {
         failures::a_leader_that_crashes_in_its_pod_comes_back_as_a_follower,
         failures::a_leader_that_hangs_is_replaced_and_takes_nothing_back,
         failures::pods_are_renewed_one_by_one_under_load,
+        switchover::leadership_goes_where_it_is_asked_to_under_load,
+        switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,

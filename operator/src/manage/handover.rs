@@ -17,6 +17,9 @@ use crate::{
 /// most once for it, and no store is fenced again and again. A manager that dies between the two leaves a wish
 /// that is gone and not granted, and a person who has to ask again; one that dies later leaves an election that
 /// was cut short, which the next pass begins anew as always, without a wish.
+///
+/// The new leader waits for the lease of the old one, although that answers its fence itself and has stepped down by
+/// then: a node lets an answer out a moment before it tells its readers that the lease is over.
 pub(super) async fn switch_over<P: Platform>(
     platform: &P,
     client: &PeerClient,

@@ -127,7 +127,7 @@ impl fmt::Display for Happening {
             Self::Electing { reason, epoch } => write!(f, "Electing a leader for epoch {epoch}: {reason}"),
             Self::Promoted { leader, epoch } => write!(f, "{leader} leads epoch {epoch}"),
             Self::ElectionFailed { error } => write!(f, "The election did not succeed: {error}"),
-            Self::SwitchedOver { to } => write!(f, "The switchover to {to} is done"),
+            Self::SwitchedOver { to } => write!(f, "{to} takes over, as was asked for"),
             Self::SwitchoverRefused { refusal } => write!(f, "No switchover: {refusal}"),
             Self::SwitchoverMissed { wanted, leader: Some(leader) } => {
                 write!(f, "{leader} leads, not {wanted}: once fenced, too few nodes had a log that {wanted}'s covers")
@@ -143,5 +143,24 @@ impl fmt::Display for Happening {
             Self::SettingsRefused { reason } => write!(f, "The leader does not take the new settings yet: {reason}"),
             Self::Reset => f.write_str("Every copy of the data was lost; starting again with an empty store"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_as_a_wish_makes_an_event_that_the_api_server_takes() {
+        let wanted = NodeId("démo-2 ".repeat(99));
+        let refused = Happening::SwitchoverRefused { refusal: Refusal::Unknown { wanted, nodes: String::new() } };
+        assert!(refused.is_warning());
+        assert!((1..=128).contains(&refused.action().len()), "{}", refused.action());
+    }
+
+    #[test]
+    fn that_the_wanted_node_leads_already_is_no_warning() {
+        let leads = Happening::SwitchoverRefused { refusal: Refusal::LeadsAlready("demo-2".into()) };
+        assert_eq!((leads.reason(), leads.is_warning()), ("SwitchoverNotNeeded", false));
     }
 }
