@@ -1,0 +1,57 @@
+//! `quorumkv-operator local`: leadership handed over because the manifest asks for it, over real processes.
+
+use std::time::Duration;
+
+use quorumkv_tests::{
+    history::{Action, Outcome, check_with_content},
+    load::{Load, Policy},
+    processes::{LocalOperator, Manifest},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The manifest with the wish that this node shall lead.
+fn wishing_for(manifest: &Manifest, url: &str) -> String {
+    let node = url.trim_start_matches("http://");
+    let annotations = format!("metadata:\n  annotations: {{quorumkv.io/switchover-to: \"{node}\"}}\n");
+    manifest.to_string().replace("metadata:\n", &annotations)
+}
+
+#[tokio::test]
+async fn leadership_goes_where_it_is_asked_to_under_load_and_nothing_is_lost() {
+    let manifest = Manifest::default();
+    let operator = LocalOperator::start(&manifest).await.expect("the store comes up");
+    let load = Load::new(operator.target()).clients(8).keys("k", 20).reads_percent(30);
+    let load =
+        load.policy(Policy::Follow { patience: PATIENCE }).timeout(Duration::from_secs(5)).start().expect("it starts");
+    let urls = operator.urls();
+    for wanted in [&urls[2], &urls[4], &urls[0]] {
+        load.acked_more(200, PATIENCE).await.expect("writes succeed");
+        operator.save(&wishing_for(&manifest, wanted)).expect("it can be written");
+        let leads = |url: &str, _: &quorumkv_api::lab::StatusReply| url == wanted;
+        operator.leader_status("the wanted node leads", PATIENCE, leads).await.expect("it can");
+        operator.whole(PATIENCE).await.expect("the old leader follows");
+    }
+    load.acked_more(200, PATIENCE).await.expect("writes succeed again");
+    let (_, before) = operator.leader().await.expect("somebody leads");
+    // Saved again with the same wish, although another was asked for in between: it leads already.
+    operator.save(&wishing_for(&manifest, "http://nobody")).expect("it can be written");
+    operator.printed("No switchover: nobody is no node", PATIENCE).await.expect("it says why");
+    operator.save(&wishing_for(&manifest, &urls[0])).expect("it can be written");
+    operator.printed("leads already", PATIENCE).await.expect("it says so");
+    let (leader, after) = operator.leader().await.expect("somebody leads");
+    assert_eq!((leader.as_str(), after.epoch), (urls[0].as_str(), before.epoch), "nobody was disturbed");
+
+    let report = load.stop().await.expect("it ends");
+    // A lease is waited for, which is a second; the rest is for a busy machine.
+    assert!(report.longest_gap() < Duration::from_secs(5), "no write for {:?}", report.longest_gap());
+    // A 503 may be of unknown outcome, so the load does not repeat it; whoever is sent to another node goes there.
+    let refused = |action: &Action| matches!(action, Action::Write { outcome: Outcome::Refused { .. }, .. });
+    assert_eq!(
+        report.failed().filter(|operation| refused(&operation.action)).count(),
+        0,
+        "whoever tries again succeeds"
+    );
+    let content = operator.client().final_values(&urls[0]).await.expect("content");
+    check_with_content(&report.operations, &content).unwrap_or_else(|violation| panic!("{violation}"));
+}
