@@ -49,8 +49,8 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("self.storage.type == oldSelf.storage.type")
         .message("storage.type cannot be changed: create another KvCluster and copy the data")
         .field_path(".storage.type"),
-    validation = Rule::new("!has(oldSelf.storage.size) || (has(self.storage.size) && (!isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) >= 0))")
-        .message("storage.size cannot shrink: keep it or give a larger one")
+    validation = Rule::new("!has(oldSelf.storage.size) || (has(self.storage.size) && (!isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) == 0))")
+        .message("storage.size cannot be changed in this release: keep it, or create another KvCluster and copy the data")
         .field_path(".storage"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
         .message("storage.storageClassName cannot be changed: create another KvCluster and copy the data")
@@ -480,7 +480,12 @@ mod tests {
     #[case(
         json!({"storage": {"type": "Persistent", "size": "10Gi"}}),
         json!({"storage": {"type": "Persistent", "size": "9000Mi"}}),
-        "storage.size cannot shrink"
+        "storage.size cannot be changed"
+    )]
+    #[case::a_volume_does_not_grow_by_itself(
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "2Gi"}}),
+        "storage.size cannot be changed"
     )]
     #[case(
         json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}),
@@ -500,7 +505,7 @@ mod tests {
     #[case(json!({"writeQuorum": 3}), json!({"writeQuorum": 5, "delay": {"max": "1s"}}))]
     #[case(
         json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
-        json!({"storage": {"type": "Persistent", "size": "1025Mi"}})
+        json!({"storage": {"type": "Persistent", "size": "1024Mi"}})
     )]
     fn what_can_change_is_accepted(#[case] old: serde_json::Value, #[case] new: serde_json::Value) {
         cluster(new).validate_cel_update(&cluster(old)).expect("accepted");

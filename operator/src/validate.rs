@@ -117,8 +117,10 @@ pub enum InvalidCluster {
     /// The settings contradict each other.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
-    /// Not built yet.
-    #[error("Persistent storage is not supported by this release: use storage.type Memory")]
+    /// Local processes have no volumes.
+    #[error(
+        "storage.type Persistent needs volumes: local processes keep their data in memory, use storage.type Memory"
+    )]
     PersistentStorage,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
@@ -164,7 +166,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         data_loss: data_loss_policy,
         switchover_to: switchover_to(cluster),
     };
-    let storage = validate_storage(storage)?;
+    let storage = valid_storage(storage);
     let pods = PodOptions {
         image: image.unwrap_or_else(|| default_image.to_owned()),
         image_pull_policy,
@@ -187,7 +189,9 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     cluster.validate_cel().map_err(InvalidCluster::Rule)?;
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
-    validate_storage(cluster.spec.storage.clone())?;
+    if cluster.spec.storage.kind == StorageKind::Persistent {
+        return Err(InvalidCluster::PersistentStorage);
+    }
     let nodes = (0..=followers).map(name).collect();
     let switchover_to = switchover_to(cluster);
     Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy, switchover_to })
@@ -218,20 +222,15 @@ fn validate_settings(spec: &KvClusterSpec, followers: usize) -> Result<Settings,
     Ok(settings)
 }
 
-/// The line that refuses Persistent goes when the node can keep its data on a volume.
-fn validate_storage(storage: Storage) -> Result<ValidStorage, InvalidCluster> {
+fn valid_storage(storage: Storage) -> ValidStorage {
     let Storage { kind, size, storage_class_name } = storage;
-    match (kind, size) {
-        (StorageKind::Memory, _) => Ok(ValidStorage::Memory),
-        (StorageKind::Persistent, _) if !PERSISTENT_STORAGE => Err(InvalidCluster::PersistentStorage),
-        (StorageKind::Persistent, size) => {
-            Ok(ValidStorage::Persistent { size: size.unwrap_or_else(|| "1Gi".to_owned()), class: storage_class_name })
+    match kind {
+        StorageKind::Memory => ValidStorage::Memory,
+        StorageKind::Persistent => {
+            ValidStorage::Persistent { size: size.unwrap_or_else(|| "1Gi".to_owned()), class: storage_class_name }
         }
     }
 }
-
-/// Whether this release's node can keep its data on a volume.
-const PERSISTENT_STORAGE: bool = false;
 
 #[cfg(test)]
 mod tests {
@@ -285,7 +284,6 @@ mod tests {
     #[case(json!({"writeQuorum": -3}), "writeQuorum 0 is outside 1..5")]
     #[case(json!({"delay": {"max": "soon"}}), "delay.max: \"soon\" is not a duration")]
     #[case(json!({"delay": {"min": "9ms", "max": "1ms"}}), "delay.min 9ms is above delay.max 1ms")]
-    #[case(json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "Persistent storage is not supported")]
     fn what_slipped_past_the_api_server_is_refused(#[case] spec: serde_json::Value, #[case] message: &str) {
         let error = validate(&cluster(spec), "node:1").expect_err("refused").to_string();
         assert!(error.contains(message), "{error}");

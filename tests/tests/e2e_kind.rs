@@ -19,6 +19,7 @@ mod e2e {
     pub(crate) mod refusals;
     pub(crate) mod service;
     pub(crate) mod settings;
+    pub(crate) mod storage;
     pub(crate) mod store;
     pub(crate) mod switchover;
     pub(crate) mod world;
@@ -26,7 +27,7 @@ mod e2e {
 
 use std::process::ExitCode;
 
-use e2e::{failures, install, isolation, quiet, refusals, service, settings, switchover, world::World};
+use e2e::{failures, install, isolation, quiet, refusals, service, settings, storage, switchover, world::World};
 use libtest_mimic::{Arguments, Trial};
 
 /// The steps named after their functions.
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,
+        storage::a_persistent_store_keeps_what_it_acknowledged_when_every_pod_is_killed,
         quiet::an_idle_store_changes_no_object,
         quiet::the_operator_counted_no_unexplained_error,
         install::uninstalling_the_operator_leaves_stores_at_work,

@@ -151,7 +151,7 @@ mod tests {
     #[case("spec: {delay: {minimum: 1ms}}", "unknown field spec.delay.minimum")]
     #[case("spec: {writeQuorum: 6}", "lower writeQuorum to the number of followers or less")]
     #[case("spec: {writeQuorum: many}", "is no KvCluster")]
-    #[case("spec: {storage: {type: Persistent, size: 1Gi}}", "not supported by this release")]
+    #[case("spec: {storage: {type: Persistent, size: 1Gi}}", "local processes keep their data in memory")]
     #[case("spec: [", "is no KvCluster")]
     fn a_wrong_manifest_is_refused_with_what_to_change(#[case] spec: &str, #[case] message: &str) {
         let error = parse(&format!("{HEAD}{spec}"), 5000).expect_err("refused").to_string();

@@ -343,7 +343,7 @@ async fn fail_over<Strike: Future<Output = anyhow::Result<()>>>(
 
 /// What clients saw is what one correct register per key could have answered, nothing acknowledged is missing
 /// at the end, and all nodes end up with the same.
-async fn ensure_content(store: &Store, report: &Report) -> anyhow::Result<()> {
+pub(crate) async fn ensure_content(store: &Store, report: &Report) -> anyhow::Result<()> {
     let (client, service) = (store.client()?, store.service().await?);
     history::check_with_content(&report.operations, &client.final_values(&service.url()).await?)?;
     let mut tunnels = BTreeMap::new();
