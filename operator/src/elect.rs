@@ -83,7 +83,12 @@ pub async fn run<P: Platform>(
 ) -> Result<Elected, ElectionError> {
     let Candidacy { peers, reachable, epoch, settings, .. } = *candidacy;
     let opened = platform.replace(read, Record { epoch, leader: None, ..read.record.clone() }).await?;
-    let answers = fence(client, reachable, epoch).await?;
+    // The wanted node last: while the others stop one after the other it still takes in what the leader sends, so
+    // that its log is not the shorter one for having been asked first.
+    let (last, first): (Vec<&PeerAddress>, Vec<&PeerAddress>) =
+        reachable.iter().partition(|node| Some(&node.node) == candidacy.wanted);
+    let mut answers = fence(client, &first, epoch).await?;
+    answers.extend(fence(client, &last, epoch).await?);
     let choice = choose(&opened.record, &answers, candidacy)?;
     let chosen = Member { name: choice.node.clone(), storage_id: choice.storage_id };
     let named =
@@ -93,9 +98,9 @@ pub async fn run<P: Platform>(
     Ok(Elected { versioned, state, lease_wait: choice.lease_wait })
 }
 
-async fn fence(client: &PeerClient, nodes: &[PeerAddress], epoch: Epoch) -> Result<Vec<FenceReply>, ElectionError> {
+async fn fence(client: &PeerClient, nodes: &[&PeerAddress], epoch: Epoch) -> Result<Vec<FenceReply>, ElectionError> {
     let request = &FenceRequest { epoch };
-    let asked = nodes.iter().map(async |node| (node, client.fence(&node.peer_url, request).await));
+    let asked = nodes.iter().map(async |node| (*node, client.fence(&node.peer_url, request).await));
     let mut answers = Vec::new();
     for (node, answer) in join_all(asked).await {
         match answer {
