@@ -34,13 +34,21 @@ pub(crate) async fn leadership_goes_where_it_is_asked_to_under_load(world: &Worl
         ask_for(store, &wanted).await?;
         until(&format!("{wanted} leads"), Duration::from_secs(30), || async {
             let leader = store.leader().await?;
+            // Another may lead where its log is too short in the moment of the fence; then it is asked for again.
+            if leader != wanted && wish(store).await?.is_none() {
+                ask_for(store, &wanted).await?;
+            }
             ensure!(leader == wanted, "{leader} leads");
             Ok(())
         })
         .await?;
         store.until_complete(Duration::from_mins(1)).await?;
         waits.push(asked.elapsed());
-        ensure!(wish(store).await?.is_none(), "the annotation is still there");
+        until("the annotation is gone", Duration::from_secs(10), || async {
+            ensure!(wish(store).await?.is_none(), "it is still there");
+            Ok(())
+        })
+        .await?;
         load.acked_more(WRITES, WRITES_WITHIN).await.context("after the switchover")?;
     }
     let report = load.stop().await?;
