@@ -41,6 +41,8 @@ chart() {
 
 check "formatting" cargo fmt --all --check
 check "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
+check "clippy, with failpoints" cargo clippy --locked --workspace --bin quorumkv-node-failpoints \
+  --features quorumkv-node/failpoints -- -D warnings
 check "the chart's copy of the CustomResourceDefinition (make crds)" cmp crds/kvcluster.yaml charts/quorumkv/files/crds/kvcluster.yaml
 where shellcheck "shell scripts" scripts
 where helm "chart" chart

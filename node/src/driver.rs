@@ -29,8 +29,9 @@ use crate::{
 };
 
 mod admission;
+mod failpoints;
 
-use self::admission::Admission;
+use self::{admission::Admission, failpoints::Failpoints};
 
 /// Commands taken at once; bounds how long answers wait for others.
 const BATCH: usize = 1024;
@@ -67,6 +68,7 @@ pub struct Driver<S> {
     durable: Ticket,
     admission: Admission,
     latency_of: Option<SettingsEntry>,
+    failpoints: Failpoints,
 }
 
 /// What [`Driver::new`] gives beside the driver.
@@ -104,6 +106,7 @@ impl<S: Storage> Driver<S> {
             durable: Ticket::default(),
             admission: Admission::default(),
             latency_of: None,
+            failpoints: Failpoints::default(),
         };
         (driver, Attached { handle, commands, leading: leadings })
     }
@@ -265,6 +268,7 @@ impl<S: Storage> Driver<S> {
         self.apply();
         if !self.effects.persist.is_empty() {
             let (ticket, log, store) = (self.effects.ticket, self.node.log(), &self.handle.store);
+            self.failpoints.submitting(ticket, &self.effects.persist, log, self.node.follower_count() > 0);
             self.storage.submit(ticket, &self.effects.persist, log, store);
         }
         self.admission.handed_over();
@@ -298,6 +302,7 @@ impl<S: Storage> Driver<S> {
                 },
             );
         self.handle.store.apply(writes, commit);
+        self.failpoints.committed(self.node.log(), applied.next()..=commit, self.node.follower_count() > 0);
         let settings = self.node.log().committed_settings();
         if settings != self.latency_of {
             self.latency_of = settings;
@@ -345,6 +350,7 @@ impl<S: Storage> Driver<S> {
 
     fn kept(&mut self, ticket: Ticket, now: Micros) {
         self.durable = self.durable.max(ticket);
+        self.failpoints.kept(ticket);
         self.node.step(now, Input::Persisted(ticket), &mut self.effects);
         self.release();
     }

@@ -1,77 +1,7 @@
 //! The node's program: `quorumkv-node` serves, `quorumkv-node healthcheck` asks another one.
 
-use std::{io::IsTerminal as _, process::ExitCode};
-
-use anyhow::Context as _;
-use clap::Parser as _;
-use quorumkv_node::{
-    Listeners,
-    config::{Cli, Command, Config, LogFormat},
-    healthcheck, serve,
-    shutdown::{Shutdown, on_signals},
-};
-use tracing_subscriber::EnvFilter;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
-        Some(Command::Healthcheck { url, port }) => {
-            let url = url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/health"));
-            runtime(1).and_then(|runtime| runtime.block_on(healthcheck::check(&url)).map_err(whole))
-        }
-        None => cli.arguments.check().map_err(whole).and_then(run),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[allow(clippy::print_stderr, reason = "the log may not have been set up")]
-            {
-                eprintln!("quorumkv-node: {error:#}");
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(config: Config) -> anyhow::Result<()> {
-    start_log(config.log_format)?;
-    runtime(config.worker_threads)?.block_on(async {
-        let shutdown = Shutdown::default();
-        on_signals(shutdown.draining.clone()).context("signals cannot be handled")?;
-        let listeners = Listeners::bind(&config).await.map_err(whole)?;
-        serve(config, listeners, shutdown).await.map_err(whole)
-    })
-}
-
-/// An error whose text already says what caused it, and which therefore must not be followed by its causes.
-fn whole(error: impl std::error::Error) -> anyhow::Error {
-    anyhow::Error::msg(error.to_string())
-}
-
-/// One thread needs no scheduler between threads, which is fastest where several nodes share few cores.
-fn runtime(worker_threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    let mut builder = match worker_threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    if worker_threads > 1 {
-        builder.worker_threads(worker_threads);
-    }
-    builder.enable_all().build().context("the runtime cannot be started")
-}
-
-fn start_log(format: LogFormat) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.is_empty() => {
-            EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG={filter:?} is no filter such as info"))?
-        }
-        _ => EnvFilter::new("info"),
-    };
-    let ansi = std::io::stdout().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    quorumkv_node::program::main()
 }

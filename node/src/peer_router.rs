@@ -22,6 +22,7 @@ use tracing::warn;
 use crate::{
     answer::{ApiError, PeerRefusal, panicked, parse_object},
     auth::Token,
+    failpoint::{Failpoint, reached},
     handle::DriverHandle,
     recover::{self, RecoverQuery},
     transport::{self, PROTOCOL},
@@ -86,12 +87,16 @@ async fn fence(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<Fen
 async fn promote(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<NodeState>, PeerRefusal> {
     let promote: PromoteRequest =
         parse(body, r#"{"epoch":1,"storageId":…,"processId":…,"peers":[…],"members":[…],"leaseWaitMs":0}"#)?;
-    Ok(Json(port.driver.promote(promote).await?))
+    let state = port.driver.promote(promote).await?;
+    reached(Failpoint::PromotionAccepted);
+    Ok(Json(state))
 }
 
 async fn members(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<NodeState>, PeerRefusal> {
     let members: MembersRequest = parse(body, r#"{"epoch":1,"peers":[…],"members":[…]}"#)?;
-    Ok(Json(port.driver.members(members).await?))
+    let state = port.driver.members(members).await?;
+    reached(Failpoint::MembersCounted);
+    Ok(Json(state))
 }
 
 async fn settings(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<SettingsReply>, PeerRefusal> {

@@ -14,6 +14,7 @@ use tokio_util::{codec::FramedRead, io::StreamReader};
 
 use crate::{
     codec::{FrameDecoder, FrameError},
+    failpoint::{Failpoint, reached},
     handle::Recovery,
     store::Snapshot,
     transport::{SnapshotBuilder, SnapshotParts, StreamError},
@@ -66,6 +67,7 @@ pub enum RecoverError {
 
 /// The frames of a copy.
 pub fn frames(recovery: Recovery) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    reached(Failpoint::CopyHandedOut);
     let Recovery { promised, meta, snapshot, tail } = recovery;
     let start = wire::snapshot_start(promised, &meta);
     stream::iter(std::iter::once(start).chain(SnapshotParts::new(snapshot)).chain(tail).map(Ok))

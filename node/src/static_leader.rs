@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     config::StaticLeader,
+    failpoint::{Failpoint, reached},
     handle::{DriverHandle, PeerRequest, Stopped},
     recover::{self, RecoverError, RecoverQuery},
 };
@@ -117,6 +118,7 @@ impl Manager {
     /// Fence, hear all, choose, fetch what is missing, promote.
     async fn take_leadership(&self, highest: &mut Epoch) -> Result<Epoch, LeadError> {
         let (epoch, answers) = self.fence_all(highest).await?;
+        reached(Failpoint::LeadershipFenced);
         let mut processes = BTreeSet::new();
         let same = answers.iter().filter(|answer| !processes.insert(answer.process_id.0));
         let same: Vec<NodeId> = same.map(|answer| answer.node.clone()).collect();
@@ -140,6 +142,7 @@ impl Manager {
             bootstrap: choice.bootstrap.then_some(self.settings),
         };
         self.driver.promote(promote).await?;
+        reached(Failpoint::LeadershipTaken);
         info!(%epoch, followers = self.followers.len(), last = %choice.last, "leading");
         Ok(epoch)
     }
@@ -211,8 +214,10 @@ impl Manager {
         let fetched = recover::fetch(&self.http, &from.peer_url, self.token.as_deref(), query).await;
         let recover::Copy { meta, snapshot, entries } =
             fetched.map_err(|source| LeadError::Recover { node: node.clone(), source })?;
+        reached(Failpoint::CopyFetched);
         let (keys, after) = (snapshot.len(), entries.len());
         self.driver.request(PeerRequest::Restore { meta, snapshot, entries }).await?;
+        reached(Failpoint::CopyRestored);
         info!(from = %node, keys, entries = after, "took over the most complete copy");
         Ok(())
     }

@@ -19,6 +19,7 @@ use tokio_util::codec::FramedRead;
 
 use crate::{
     codec::{FrameDecoder, FrameError},
+    failpoint::{Failpoint, reached},
     handle::{Outgoing, Stopped},
     store::Snapshot,
     wire::{self, Malformed},
@@ -155,6 +156,7 @@ async fn write_all(mut write: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver
                     put(&mut write, &mut buffer, &wire::snapshot_start(epoch, &meta)).await?;
                     for frame in SnapshotParts::new(snapshot) {
                         put(&mut write, &mut buffer, &frame).await?;
+                        reached(Failpoint::SnapshotSending);
                     }
                 }
             }

@@ -25,6 +25,7 @@ use super::{
     segment::{self, Segment},
     snapshot::{self, Checkpoint},
 };
+use crate::failpoint::{Failpoint, reached};
 
 /// A segment on disk, the one that is written to included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,8 +222,10 @@ impl<D: Disk> Writer<D> {
         if refused && self.spare.is_some() {
             self.set_full(None);
         }
+        reached(Failpoint::GroupWritten);
         let begun = Instant::now();
         self.segment.sync()?;
+        reached(Failpoint::GroupSynced);
         self.segment.position += bytes;
         if group.is_some() {
             self.shared.used(frame::HEADER_BYTES as u64);
@@ -258,7 +261,9 @@ impl<D: Disk> Writer<D> {
 
     fn name_snapshot(&mut self, written: Written) -> Result<(), Halt> {
         let Written { batch, bytes, log_end } = written;
+        reached(Failpoint::SnapshotWritten);
         self.patiently(|| snapshot::publish(&self.disk, batch))?;
+        reached(Failpoint::SnapshotNamed);
         self.shared.log_start.store(log_end, Ordering::Relaxed);
         self.shared.snapshot_bytes.store(bytes, Ordering::Relaxed);
         let previous = std::mem::replace(&mut self.snapshot, batch);

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Payloads, SnapshotBuilder, StreamError, write_all};
 use crate::{
+    failpoint::{Failpoint, reached},
     handle::{Command, DriverHandle},
     outbox,
     wire::{LeaderFrame, read_leader_frame},
@@ -31,6 +32,7 @@ pub async fn serve(driver: DriverHandle, io: impl AsyncRead + AsyncWrite + Unpin
     let (leader, epoch) = (hello.leader.clone(), hello.epoch);
     info!(%leader, %epoch, "a leader opened a stream");
     let (outbound, queue) = mpsc::channel(outbox::QUEUE);
+    reached(Failpoint::HelloReceived);
     if driver.send(Command::Hello { stream, hello, outbound }).await.is_err() {
         return;
     }
@@ -77,6 +79,7 @@ async fn read_all(
                 let (epoch, meta, builder) =
                     arriving.take().ok_or(StreamError::Unexpected("the end of a snapshot that never began"))?;
                 let snapshot = builder.end(keys, meta.outline.last)?;
+                reached(Failpoint::SnapshotReceived);
                 driver.send(Command::SnapshotReceived { stream, epoch, meta, snapshot }).await?;
             }
             LeaderFrame::Hello(_) => return Err(StreamError::Unexpected("a second hello")),

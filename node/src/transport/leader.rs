@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::{HANDSHAKE, PROTOCOL, Payloads, StreamError, write_all};
 use crate::{
+    failpoint::{Failpoint, reached},
     handle::{Command, DriverHandle},
     outbox,
     wire::{self, FollowerFrame, read_follower_frame},
@@ -70,6 +71,7 @@ async fn serve(
     let (outbound, queue) = mpsc::channel(outbox::QUEUE);
     // However this ends, also by being dropped, the core has to hear of it.
     let _down = Down { driver: driver.clone(), peer: node.clone(), stream };
+    reached(Failpoint::StreamWelcomed);
     driver.send(Command::StreamUp { peer: node.clone(), stream, epoch, welcome, outbound }).await?;
     tokio::select! {
         read = read_all(driver, node, stream, payloads) => read,
