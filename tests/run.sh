@@ -64,6 +64,12 @@ build() {
   cargo test --locked --workspace --no-run
 }
 
+# Nodes that can be told where to abort, under a name of their own. Of the same workspace, so that no dependency
+# is compiled again.
+failpoints() {
+  cargo build --locked --workspace --bin quorumkv-node-failpoints --features quorumkv-node/failpoints
+}
+
 images() { tests/cluster/image.sh --build; }
 
 # What the cluster is made of: chosen, and built where nothing can be pulled. The
@@ -162,6 +168,7 @@ if [ -n "$needs_containers" ]; then
   prepare "tools" tools
 fi
 stage "build" build
+if asks local; then stage "build, with failpoints" failpoints; fi
 if [ -n "$needs_containers" ]; then
   prepare "images" images
   if asks e2e; then prepare "kind node image" node_image; fi

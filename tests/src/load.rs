@@ -137,6 +137,7 @@ pub struct Load {
     limit: Limit,
     policy: Policy,
     timeout: Duration,
+    pause: Duration,
 }
 
 impl Load {
@@ -153,6 +154,7 @@ impl Load {
             limit: Limit::Endless,
             policy: Policy::Strict,
             timeout: Duration::from_secs(10),
+            pause: Duration::ZERO,
         }
     }
 
@@ -202,6 +204,13 @@ impl Load {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long each client rests between two operations: for stores that share a machine with many others.
+    #[must_use]
+    pub fn pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
         self
     }
 
@@ -268,6 +277,9 @@ impl Shared {
         let mut history = Vec::new();
         let mut writes = 0_u64;
         while self.may_start_another() {
+            if !self.load.pause.is_zero() {
+                sleep(self.load.pause).await;
+            }
             let key = format!("{}-{}", self.load.key_prefix, rand::random_range(0..self.load.keys.max(1)));
             if rand::random_range(0..100) < self.load.reads_percent {
                 history.extend(self.read(number, key).await);

@@ -44,7 +44,13 @@ impl PeerClient {
     /// When the HTTP client cannot be set up.
     pub fn new(token: Option<String>, timeout: Duration) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder().timeout(timeout).tcp_nodelay(true).no_proxy().build()?;
-        Ok(Self { http, token })
+        Ok(Self::over(http, token))
+    }
+
+    /// A client that presents `token` and calls over `http`, which brings its own timeout.
+    #[must_use]
+    pub const fn over(http: reqwest::Client, token: Option<String>) -> Self {
+        Self { http, token }
     }
 
     /// `GET /state`.

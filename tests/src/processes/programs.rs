@@ -16,7 +16,17 @@ use anyhow::{Context, bail, ensure};
 /// # Errors
 /// When there is none and it cannot be built.
 pub fn node() -> anyhow::Result<PathBuf> {
-    find("quorumkv-node", "QUORUMKV_NODE_BIN")
+    find("quorumkv-node", "QUORUMKV_NODE_BIN", &[])
+}
+
+/// The node that can be told where to abort: `QUORUMKV_NODE_FAILPOINTS_BIN`, or `quorumkv-node-failpoints` as for
+/// [`node`].
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn node_with_failpoints() -> anyhow::Result<PathBuf> {
+    let features = ["--features", "quorumkv-node/failpoints"];
+    find("quorumkv-node-failpoints", "QUORUMKV_NODE_FAILPOINTS_BIN", &features)
 }
 
 /// The operator: `QUORUMKV_OPERATOR_BIN`, or `quorumkv-operator` as for [`node`].
@@ -24,10 +34,10 @@ pub fn node() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When there is none and it cannot be built.
 pub fn operator() -> anyhow::Result<PathBuf> {
-    find("quorumkv-operator", "QUORUMKV_OPERATOR_BIN")
+    find("quorumkv-operator", "QUORUMKV_OPERATOR_BIN", &[])
 }
 
-fn find(program: &str, variable: &str) -> anyhow::Result<PathBuf> {
+fn find(program: &str, variable: &str, features: &[&str]) -> anyhow::Result<PathBuf> {
     if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         ensure!(path.is_file(), "{variable}={}: there is no such file", path.display());
@@ -44,7 +54,7 @@ fn find(program: &str, variable: &str) -> anyhow::Result<PathBuf> {
     // An old program would be tested without anybody noticing, so cargo always looks. A lab program that is
     // run by hand takes what lies next to it.
     if let Some(cargo) = env::var_os("CARGO") {
-        build(cargo, program, &folder)?;
+        build(cargo, program, features, &folder)?;
     }
     let path = folder.join(program);
     if !path.is_file() {
@@ -63,10 +73,10 @@ fn programs_folder() -> anyhow::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-fn build(cargo: OsString, program: &str, folder: &Path) -> anyhow::Result<()> {
+fn build(cargo: OsString, program: &str, features: &[&str], folder: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
     // The whole workspace, for the same choice of features as in other builds.
-    command.args(["build", "--quiet", "--workspace", "--bin", program]);
+    command.args(["build", "--quiet", "--workspace", "--bin", program]).args(features);
     command.arg("--target-dir").arg(folder.parent().context("a profile's folder lies in the target folder")?);
     if folder.ends_with("release") {
         command.arg("--release");

@@ -95,6 +95,11 @@ impl Process {
         }
     }
 
+    /// How it ended; none while it runs, and before its first start.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok().flatten()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
