@@ -3,11 +3,13 @@
 //! [`load`] writes and reads like many clients and remembers it; [`history`] tells whether a correct store
 //! could have answered so. [`processes`] runs nodes, and the operator's local mode, as processes of this
 //! machine, [`chaos`] strikes them. [`client`] speaks to the client port, [`wait`] waits for conditions.
+//! [`lab`] holds the lab's programs.
 
 pub mod chaos;
 pub mod client;
 pub mod history;
 pub mod kind;
+pub mod lab;
 pub mod load;
 pub mod processes;
 pub mod wait;

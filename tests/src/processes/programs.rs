@@ -58,7 +58,8 @@ fn find(program: &str, variable: &str, features: &[&str]) -> anyhow::Result<Path
     }
     let path = folder.join(program);
     if !path.is_file() {
-        bail!("no {program} in {}: build it with cargo, or set {variable}", folder.display());
+        let release = if folder.ends_with("release") { " --release" } else { "" };
+        bail!("no {program} in {}: cargo build{release} --bin {program}, or set {variable}", folder.display());
     }
     found.insert(program.to_owned(), path.clone());
     Ok(path)
