@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         the_lab_begins_with_the_lab_s_settings,
         a_write_without_its_quorum_says_so_and_works_again_with_it,
         settings_are_turned_through_the_peer_port_under_load,
+        the_labs_programs_find_it_in_order,
         a_follower_is_restarted_and_no_write_fails,
         the_leader_is_restarted_and_no_acknowledged_write_is_lost,
         containers_have_no_more_rights_than_they_need,
@@ -290,6 +291,19 @@ async fn the_leader_is_restarted_and_no_acknowledged_write_is_lost() -> Outcome 
         let content = client()?.final_values(&url(0)).await?;
         quorumkv_tests::history::check_with_content(&report.operations, &content)?;
     }
+    Ok(())
+}
+
+async fn the_labs_programs_find_it_in_order() -> Outcome {
+    let before = client()?.status(&url(0)).await?;
+    for (program, arguments) in [
+        (env!("CARGO_BIN_EXE_integration_test"), ["--compose", "--writes=40"]),
+        (env!("CARGO_BIN_EXE_check_consistency"), ["--compose", "--show=3"]),
+    ] {
+        Command::new(program).args(arguments).within(PATIENCE).output().await?;
+    }
+    let after = client()?.status(&url(0)).await?;
+    ensure!((before.write_quorum, before.delay) == (after.write_quorum, after.delay), "not put back: {after:?}");
     Ok(())
 }
 

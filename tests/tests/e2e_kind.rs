@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         service::pods_reach_the_leader_and_the_followers_by_name,
         settings::the_quorum_is_turned_under_load_without_a_failed_write,
         settings::the_delay_is_turned_under_load_without_a_failed_write,
+        settings::the_labs_programs_work_through_the_kubeconfig,
         settings::the_operator_restarts_amid_a_change_and_disturbs_nothing,
         failures::a_write_without_its_quorum_waits_and_then_says_so,
         failures::a_follower_is_deleted_under_load_and_no_write_fails,

@@ -160,6 +160,12 @@ impl Kind {
         Command::new(self.tools.join("kubectl")).arg("--kubeconfig").arg(&self.kubeconfig).args(arguments)
     }
 
+    /// The kubeconfig of this cluster.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// `kubectl apply` of one manifest.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use quorumkv_tests::{
     history::{self, Moment},
+    kind::command::Command,
     load::{Report, Running},
 };
 use serde_json::json;
@@ -82,6 +83,29 @@ pub(crate) async fn the_delay_is_turned_under_load_without_a_failed_write(world:
     }
     let report = load.stop().await?;
     check(world, store, &before, &report, &phases).await
+}
+
+/// With the rights of the kubeconfig alone: forwarded ports, and a patch of the spec that is taken back.
+pub(crate) async fn the_labs_programs_work_through_the_kubeconfig(world: &World) -> anyhow::Result<()> {
+    let store = world.ready_store().await?;
+    let before = store.get().await?.data["spec"].clone();
+    let cluster = format!("{}/{}", store.namespace, store.name);
+    let results = tempfile::tempdir().context("a folder")?;
+    let results = results.path().to_str().context("a text")?;
+    for (program, arguments) in [
+        (
+            env!("CARGO_BIN_EXE_quorum_analysis"),
+            vec!["--writes=24", "--quorums=1,5", "--max-delay=60ms", "--results", results],
+        ),
+        (env!("CARGO_BIN_EXE_check_consistency"), vec![]),
+    ] {
+        let command = Command::new(program).args(["--cluster", &cluster]).args(arguments);
+        command.env("KUBECONFIG", store.kind.kubeconfig()).within(Duration::from_mins(1)).output().await?;
+    }
+    let after = store.get().await?.data["spec"].clone();
+    ensure!(after == before, "the spec was {before} and is {after}");
+    store.until_complete(APPLIED_WITHIN).await?;
+    Ok(())
 }
 
 /// Clients write, and the spec changes while no operator is there.
