@@ -1,6 +1,10 @@
 //! Managers that end after each of their steps: what they left is taken up by the next one, whatever it is.
 
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Mutex,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
@@ -17,6 +21,8 @@ use super::{
 
 /// Pause of a store's client: many stores share the machine.
 const CLIENT_PAUSE: Duration = Duration::from_millis(40);
+/// Crashes that are tried once more in all, because the manager ended well before it came to them.
+const TRIED_AGAIN: usize = 12;
 /// A process that ended is started again after so long.
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
@@ -129,6 +135,7 @@ enum Crash {
 struct Tally {
     died_first: usize,
     died_after: Vec<Step>,
+    tried_again: usize,
     late_changes: usize,
 }
 
@@ -220,11 +227,14 @@ pub(crate) async fn run(scenario: Scenario) -> anyhow::Result<String> {
     site.finish().await.context("without a crash")?;
     let races = (1..=changes).filter(|_| scenario.has_races());
     let races = races.flat_map(|change| [Arrival::AtTheEnd, Arrival::InBetween].map(|at| Crash::Leaving(change, at)));
-    let crashes: VecDeque<Crash> = [Crash::First].into_iter().chain(steps.iter().copied().map(Crash::After)).collect();
-    let queue = Mutex::new(crashes.into_iter().chain(races).collect());
+    let firsts = scenario.must_die_after().iter().map(|kind| Step { kind, number: 1 });
+    let all: BTreeSet<Step> = steps.iter().copied().chain(firsts).collect();
+    let queue = [Crash::First].into_iter().chain(all.into_iter().map(Crash::After)).chain(races);
+    let queue = Mutex::new(queue.collect());
     try_join_all((0..scenario.stores()).map(|_| work(scenario, &steps, &queue, &tally))).await?;
 
-    let Tally { died_first, died_after, late_changes } = tally.into_inner().expect("nobody panics while counting");
+    let Tally { died_first, died_after, tried_again: _, late_changes } =
+        tally.into_inner().expect("nobody panics while counting");
     let kinds = by_kind(&died_after);
     for kind in scenario.must_die_after() {
         ensure!(died_first > 0 && kinds.contains_key(kind), "no manager died after {kind}: {kinds:?}");
@@ -238,7 +248,8 @@ pub(crate) async fn run(scenario: Scenario) -> anyhow::Result<String> {
 }
 
 /// Takes one crash after the other. A manager that died after the last step of a kind may have had more of them than
-/// there were without a crash: another one has to die after the next.
+/// there were without a crash: another one has to die after the next. One that did not come to a step that belongs to
+/// the scenario (a switchover may be refused in the moment it is asked for) is followed by another.
 async fn work(
     scenario: Scenario,
     steps: &[Step],
@@ -260,12 +271,17 @@ async fn work(
         };
         let done = site.crash(scenario, crash, round, tally).await;
         let (end, _) = done.with_context(|| format!("{scenario:?}, {crash:?}\n{}", site.world.output_end()))?;
-        if let Crash::After(step) = crash
-            && end == End::Died
-            && steps.iter().all(|known| known.kind != step.kind || known.number <= step.number)
-        {
+        let mut queue = queue.lock().expect("nobody panics while taking");
+        let Crash::After(step) = crash else { continue };
+        if end == End::Done && step.number == 1 && scenario.must_die_after().contains(&step.kind) {
+            let mut tally = tally.lock().expect("nobody panics while counting");
+            tally.tried_again += 1;
+            if tally.tried_again <= TRIED_AGAIN {
+                queue.push_back(crash);
+            }
+        } else if end == End::Died && steps.iter().all(|known| known.kind != step.kind || known.number <= step.number) {
             let next = Step { number: step.number + 1, ..step };
-            queue.lock().expect("nobody panics while taking").push_front(Crash::After(next));
+            queue.push_front(Crash::After(next));
         }
     }
     match site {

@@ -195,7 +195,7 @@ impl Site {
         let world = &self.world;
         followers.into_iter().try_for_each(|follower| world.kill(follower))?;
         // What a follower may have got just before it was killed is nobody's own.
-        let shared = world.state(leader).await?.last;
+        let shared = wait::until("the leader answers", PATIENCE, || world.state(leader)).await?.last;
         wait::until("the leader has an entry of its own", PATIENCE, || async {
             let state = world.state(leader).await?;
             ensure!(state.last > shared, "{state:?}");

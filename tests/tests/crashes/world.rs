@@ -15,12 +15,7 @@ use quorumkv_api::{
     lab::Role,
     peer::{NodeState, PeerAddress},
 };
-use quorumkv_operator::{
-    crd::DataLossPolicy,
-    decide::Presence,
-    manage::{ANSWER_TIMEOUT, KnownNode},
-    validate::Store,
-};
+use quorumkv_operator::{crd::DataLossPolicy, decide::Presence, manage::KnownNode, validate::Store};
 use quorumkv_tests::{
     client::LabClient,
     history::check_with_content,
@@ -96,7 +91,7 @@ impl World {
             settings: Mutex::new(Settings { write_quorum, delay: Delay::ZERO, write_timeout: Duration::from_secs(2) }),
             record: std::sync::Arc::default(),
             client: LabClient::new(Duration::from_secs(5))?,
-            peer: PeerClient::new(None, ANSWER_TIMEOUT)?,
+            peer: PeerClient::new(None, Duration::from_secs(5))?,
             folder,
         };
         for node in 0..NODES {
