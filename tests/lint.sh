@@ -35,7 +35,8 @@ chart() {
   helm lint --strict --quiet charts/quorumkv &&
     helm template check charts/quorumkv --namespace check >/dev/null &&
     helm template check charts/quorumkv --namespace check --set watchNamespace=team,replicas=2 \
-      --set podDisruptionBudget.enabled=true,metrics.serviceMonitor.enabled=true >/dev/null &&
+      --set podDisruptionBudget.enabled=true,metrics.serviceMonitor.enabled=true \
+      --set 'page.enabled=true,page.allowChanges=true,page.hosts={quorum.example.com}' >/dev/null &&
     ! helm template check charts/quorumkv --set replica=2 >/dev/null 2>&1
 }
 

@@ -70,6 +70,11 @@ failpoints() {
   cargo build --locked --workspace --bin quorumkv-node-failpoints --features quorumkv-node/failpoints
 }
 
+# For the page. Without it that one test is left out, and its layer says so.
+browser() {
+  tests/cluster/prerequisites.sh browser || echo "no browser: the page will not be looked at"
+}
+
 images() { tests/cluster/image.sh --build; }
 
 # What the cluster is made of: chosen, and built where nothing can be pulled. The
@@ -167,6 +172,7 @@ if [ -n "$needs_containers" ]; then
   prepare "prerequisites" prerequisites
   prepare "tools" tools
 fi
+if asks local; then stage "browser" browser; fi
 stage "build" build
 if asks local; then stage "build, with failpoints" failpoints; fi
 if [ -n "$needs_containers" ]; then

@@ -19,6 +19,7 @@ use quorumkv_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    acknowledgements::Acknowledgements,
     clock::Clock,
     delay::RoundTrips,
     handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery, StorageFull},
@@ -69,6 +70,7 @@ pub struct Driver<S> {
     admission: Admission,
     latency_of: Option<SettingsEntry>,
     failpoints: Failpoints,
+    acknowledgements: Acknowledgements,
 }
 
 /// What [`Driver::new`] gives beside the driver.
@@ -107,6 +109,7 @@ impl<S: Storage> Driver<S> {
             admission: Admission::default(),
             latency_of: None,
             failpoints: Failpoints::default(),
+            acknowledgements: Acknowledgements::default(),
         };
         (driver, Attached { handle, commands, leading: leadings })
     }
@@ -166,7 +169,7 @@ impl<S: Storage> Driver<S> {
 
     fn take(&mut self, command: Command, now: Micros) {
         let input = match command {
-            Command::Write { key, value, answer } => self.propose(Operation::Put { key, value }, answer),
+            Command::Write { key, value, answer } => self.propose(Operation::Put { key, value }, answer, now),
             Command::Peer { request, answer } => self.request(request, answer),
             Command::Inspect(answer) => {
                 // Whoever asked may have gone since.
@@ -182,7 +185,12 @@ impl<S: Storage> Driver<S> {
                 self.outbox.open(stream, outbound);
                 Input::StreamUp { peer, stream, epoch, welcome }
             }
-            Command::FromFollower { peer, stream, message } => Input::FromFollower { peer, stream, message },
+            Command::FromFollower { peer, stream, message } => {
+                if let FollowerMessage::Ack { epoch, match_seq, .. } = &message {
+                    self.acknowledgements.acknowledged(*epoch, &peer, *match_seq, now);
+                }
+                Input::FromFollower { peer, stream, message }
+            }
             Command::StreamDown { peer, stream } => {
                 self.outbox.close(stream);
                 Input::StreamDown { peer, stream }
@@ -205,10 +213,18 @@ impl<S: Storage> Driver<S> {
         self.node.step(now, input, &mut self.effects);
     }
 
-    fn propose(&mut self, operation: Operation, answer: oneshot::Sender<WriteAnswer>) -> Input {
+    fn propose(&mut self, operation: Operation, answer: oneshot::Sender<WriteAnswer>, now: Micros) -> Input {
         let write = WriteId(self.new_id());
         self.writes.insert(write, answer);
         let round_trips = self.round_trips.draw(self.node.delay_in_force(), self.node.follower_count());
+        if self.acknowledgements.wants(now)
+            && self.view.borrow().ready
+            && let Some(Leading::Streams { hello, peers }) = &*self.leading.borrow()
+        {
+            // The followers in the core's order; an active leader gives the write the next place in its log.
+            let (seq, followers) = (self.node.log().last_seq().next(), peers.iter().map(|peer| &peer.node));
+            self.acknowledgements.follow(hello.epoch, seq, now, followers, &round_trips);
+        }
         Input::Propose { write, operation, round_trips }
     }
 
@@ -233,7 +249,10 @@ impl<S: Storage> Driver<S> {
             Some(Leading::Streams { peers, .. }) => peers.clone(),
             Some(Leading::Stop) | None => Vec::new(),
         };
-        Inspection { state: self.node.state(), peers }
+        let state = self.node.state();
+        let acknowledgements = self.acknowledgements.latest(state.epoch);
+        let acknowledgements = acknowledgements.map(|(node, took)| (node.clone(), took)).collect();
+        Inspection { state, peers, acknowledgements }
     }
 
     fn recovery(&self, epoch: Epoch, process_id: ProcessId) -> Result<Recovery, PeerError> {

@@ -1,8 +1,11 @@
 //! What the rest of the process knows of the driver: a queue into it, and what it publishes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -81,6 +84,8 @@ pub struct Inspection {
     pub state: NodeState,
     /// Where the other nodes are, while this one leads.
     pub peers: Vec<PeerAddress>,
+    /// How long followers took to confirm one of the latest writes.
+    pub acknowledgements: Vec<(NodeId, Duration)>,
 }
 
 /// A whole copy of the data, for a leader that came back empty.

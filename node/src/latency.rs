@@ -1,10 +1,10 @@
 //! How long writes took, from append to answer, since the settings last changed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use quorumkv_api::lab::LatencySummary;
+use quorumkv_api::lab::{LatencyBucket, LatencySummary};
 
 /// One hour in microseconds: far above the longest write timeout that is allowed.
 const HIGHEST_US: u64 = 3_600_000_000;
@@ -52,10 +52,26 @@ impl Latency {
             p99: at(0.99),
         }
     }
+
+    /// How the latencies are distributed.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<LatencyBucket> {
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        for step in self.histogram.lock().iter_recorded() {
+            *counts.entry(bucket_end(step.value_iterated_to())).or_default() += step.count_at_value();
+        }
+        counts.into_iter().map(|(end, count)| LatencyBucket { below_ms: to_ms(end), count }).collect()
+    }
+}
+
+/// Upper end of the bucket that holds a latency: sixteen buckets of equal width between a power of two and the next.
+fn bucket_end(micros: u64) -> u64 {
+    let width = micros.max(16).ilog2() - 4;
+    ((micros >> width) + 1) << width
 }
 
 fn to_ms(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64() * 1e3
+    micros as f64 / 1e3
 }
 
 #[cfg(test)]
@@ -70,6 +86,18 @@ mod tests {
         assert_eq!(count, 100);
         for (found, expected) in [(mean, 50.5), (median, 50.0), (p95, 95.0), (p99, 99.0)] {
             assert!((found - expected).abs() < 0.2, "{found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn buckets_hold_every_latency_once_and_are_narrow() {
+        let latency = Latency::default();
+        latency.record([3, 17, 80_000, 80_100, 90_000, 150_000].map(Duration::from_micros).into_iter());
+        let found: Vec<(f64, u64)> = latency.buckets().iter().map(|bucket| (bucket.below_ms, bucket.count)).collect();
+        assert_eq!(found, [(0.004, 1), (0.018, 1), (81.92, 2), (90.112, 1), (155.648, 1)]);
+        for micros in (1..2_000_000).step_by(37) {
+            let end = bucket_end(micros);
+            assert!(end > micros && (end - micros) * 16 <= micros.max(16), "{micros} in a bucket that ends at {end}");
         }
     }
 

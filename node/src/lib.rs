@@ -7,6 +7,7 @@
 //! [`links`] keeps a leader's streams up. The core itself, `quorumkv-protocol`, has neither clock nor IO:
 //! all that is here only carries things to it and does what it says.
 
+pub mod acknowledgements;
 pub mod answer;
 pub mod auth;
 pub mod clock;

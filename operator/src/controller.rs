@@ -46,6 +46,7 @@ use crate::{
     manage::{self, ANSWER_TIMEOUT, Happening, KnownNode, Memory, Pass, PassError},
     metrics::Metrics,
     observe::{self, Caches, Observed},
+    page::{News, StoreName},
     record::{Record, RecordError, UnreadableRecord},
     status,
     validate::{self, ValidCluster},
@@ -72,6 +73,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What happened, for the page.
+    pub news: News,
     /// Image of nodes whose KvCluster names none.
     pub node_image: String,
     /// What is remembered of each KvCluster, by uid.
@@ -306,6 +309,8 @@ async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut Clu
 }
 
 async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) {
+    let store = StoreName { namespace: cluster.namespace().unwrap_or_default(), name: cluster.name_any() };
+    context.news.tell_all(&store, happenings);
     for happening in happenings {
         if matches!(happening, Happening::Promoted { .. }) {
             context.metrics.promoted(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
@@ -357,6 +362,7 @@ impl Context {
                     && let Some((namespace, name)) = &memory.place
                 {
                     self.metrics.forget(namespace, name);
+                    self.news.forget(&StoreName { namespace: namespace.clone(), name: name.clone() });
                 }
                 stays
             });
@@ -390,6 +396,7 @@ mod tests {
             },
             clusters: reflector::store().0,
             metrics: Arc::default(),
+            news: News::default(),
             node_image: "quorumkv-node:test".into(),
             memories: std::sync::Mutex::default(),
         }

@@ -3,7 +3,7 @@
 //! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
 //! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`]), [`build`] the objects, [`apply`] what differs, and
 //! derive the [`status`]. What must never be forgotten is the [`record`]. [`local`] runs the same decisions
-//! over child processes instead of pods.
+//! over child processes instead of pods. Either way [`page`] shows it to people.
 
 pub mod apply;
 pub mod build;
@@ -16,6 +16,7 @@ pub mod local;
 pub mod manage;
 pub mod metrics;
 pub mod observe;
+pub mod page;
 pub mod record;
 pub mod run;
 pub mod status;

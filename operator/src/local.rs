@@ -5,6 +5,7 @@
 //! killed outright (SIGKILL) cannot stop them.
 
 mod manifest;
+mod page;
 mod process;
 
 use std::{
@@ -15,8 +16,9 @@ use std::{
     time::Duration,
 };
 
+use axum::http::StatusCode;
 use jiff::Zoned;
-use quorumkv_api::{NodeId, client::PeerClient, peer::PeerAddress, settings::format_duration};
+use quorumkv_api::{NodeId, Settings, client::PeerClient, peer::PeerAddress, settings::format_duration};
 use rand::RngExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -25,13 +27,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::page::PageAt;
 use self::{
     manifest::{Manifest, ManifestError},
+    page::{Desk, Wish},
     process::{Keeping, Launch, Process},
 };
 use crate::{
-    decide::{BOOTSTRAP_PATIENCE, Presence},
+    decide::BOOTSTRAP_PATIENCE,
     manage::{self, ANSWER_TIMEOUT, KnownNode, Memory, Pass, PassError},
+    page::{Change, Refused},
     record::{Platform, Record, RecordError, Versioned},
     status::{self, Summary},
     validate::Store,
@@ -55,6 +60,10 @@ pub struct LocalArgs {
     /// Which of the nodes' log lines to show: off, error, warn, info, debug, or a filter as in RUST_LOG
     #[arg(long, default_value = "warn")]
     pub log_level: String,
+    /// Where to serve the live page: a loopback address, a port on 127.0.0.1, or off [default: 127.0.0.1:8080, if it
+    /// is free]
+    #[arg(long, value_name = "ADDR|off")]
+    pub page: Option<PageAt>,
 }
 
 /// Why the local store cannot run.
@@ -97,6 +106,14 @@ pub enum LocalError {
         /// Number of nodes.
         nodes: usize,
     },
+    /// The page's port is taken.
+    #[error("the page cannot be served at {address}: {source}. Choose another with --page, or --page off")]
+    Page {
+        /// Where it was asked for.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The client for the peer ports cannot be set up.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -117,27 +134,32 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     let manifest = manifest::read(&args.file, args.port).map_err(named)?;
     let launch = Launch { binary: node_binary(&args)?, token: random_token(), log_level: args.log_level.clone() };
     let places = places(&args, &manifest.store)?;
+    let ports: Vec<u16> = places.iter().flat_map(|place| [place.port, place.peer_port]).collect();
+    let bound = page::bind(args.page, &ports)?;
     let client = PeerClient::new(Some(launch.token.clone()), ANSWER_TIMEOUT)
         .map_err(|error| LocalError::Client(Box::new(error)))?;
     let mut stop_signals = StopSignals::new()?;
 
     let (lines, printed) = mpsc::channel(64);
     let keeping = Keeping { stop: CancellationToken::new(), changed: Arc::new(Notify::new()), lines };
-    introduce(&args, &manifest, &places);
+    introduce(&args, &manifest, &places, &bound.place);
     let processes: Vec<Process> = places
         .into_iter()
         .map(|place| Process::start(place.address, (place.port, place.peer_port), launch.clone(), keeping.clone()))
         .collect();
+    let (desk, page) = page::serve(bound, &manifest.name, &args.file, &processes, &keeping.stop);
     let (changes, changed) = mpsc::channel(1);
     let watching = tokio::spawn(manifest::watch(args.file.clone(), args.port, changes));
     let local = Local {
         named: manifest.store.switchover_to.clone(),
+        in_file: manifest.store.settings,
         args: &args,
         client,
         manifest,
         processes: &processes,
         memory: Memory::default(),
         platform: InMemory::default(),
+        desk,
     };
     let outcome = tokio::select! {
         outcome = local.steer(&keeping.changed, changed, printed) => outcome,
@@ -147,6 +169,9 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     watching.abort();
     keeping.stop.cancel();
     futures::future::join_all(processes.into_iter().map(Process::stopped)).await;
+    if let Some(page) = page {
+        page.await.ok();
+    }
     say("stopped");
     outcome
 }
@@ -270,6 +295,9 @@ struct Local<'a> {
     platform: InMemory,
     /// Whom the manifest named when it was last read. Only a change of it is a wish.
     named: Option<NodeId>,
+    /// The settings that the manifest had when it was last read. What is wished for at a page may differ.
+    in_file: Settings,
+    desk: Desk,
 }
 
 impl Local<'_> {
@@ -288,8 +316,11 @@ impl Local<'_> {
                 () = tokio::time::sleep(pause) => {}
                 () = process_changed.notified() => {}
                 Some(change) = manifest_changed.recv() => self.follow(change),
+                Some(wish) = self.desk.wishes.recv() => self.grant(wish),
                 Some(line) = lines.recv() => {
                     say(&line);
+                    let (news, store) = self.desk.news();
+                    news.tell(store, "Process", true, line);
                     continue;
                 }
             }
@@ -299,7 +330,11 @@ impl Local<'_> {
             let store = &self.manifest.store;
             let pass = manage::pass(&self.platform, &self.client, store, nodes, known, &mut self.memory).await?;
             pass.happenings.iter().for_each(|happening| say(&happening.to_string()));
-            let line = status_line(&status::summarize(store, &pass), &pass);
+            let (news, name) = self.desk.news();
+            news.tell_all(name, &pass.happenings);
+            let summary = status::summarize(store, &pass);
+            let line = status_line(&summary, &pass);
+            self.desk.show(&summary, store.settings, self.remark(), self.processes);
             // Nodes that are just starting are no news.
             let starting = pass.record.members.is_empty() && started.elapsed() < BOOTSTRAP_PATIENCE;
             if line != shown && !starting {
@@ -330,25 +365,54 @@ impl Local<'_> {
             return;
         }
         old.store.settings = settings;
+        self.in_file = settings;
         old.store.data_loss = new.store.data_loss;
         if self.named != new.store.switchover_to {
             self.named = new.store.switchover_to;
             self.platform.wish().clone_from(&self.named);
         }
     }
+
+    /// What a person at a page wishes for counts like a change of the manifest: the latest one wins.
+    fn grant(&mut self, (change, answer): Wish) {
+        let store = &mut self.manifest.store;
+        let outcome = match change {
+            Change::Settings(patch) => {
+                let settings = patch.over(store.settings);
+                let valid = settings.validate(store.followers());
+                valid.map(|()| store.settings = settings).map_err(|invalid| invalid.to_string())
+            }
+            Change::Switchover(node) if !store.nodes.contains(&node) => Err(format!("there is no node {node}")),
+            Change::Switchover(node) => {
+                *self.platform.wish() = Some(node);
+                Ok(())
+            }
+            Change::Node { .. } => Err("processes are not changed here".to_owned()),
+        };
+        // Whoever wished may be gone.
+        answer.send(outcome.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error))).ok();
+    }
+
+    /// What the manifest says, where a page was used to wish for something else.
+    fn remark(&self) -> Option<String> {
+        let Settings { write_quorum, delay, write_timeout: _ } = self.in_file;
+        let file = self.args.file.display();
+        (self.in_file != self.manifest.store.settings)
+            .then(|| format!("Changed here. {file} says writeQuorum {write_quorum}, delay {delay}."))
+    }
 }
 
 fn known(process: &Process) -> KnownNode {
-    let presence = if process.is_running() { Presence::Running } else { Presence::NotRunning };
-    KnownNode { address: process.address.clone(), presence, outdated: false }
+    KnownNode { address: process.address.clone(), presence: process.presence(), outdated: false }
 }
 
-fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place]) {
+fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], page: &str) {
     let Manifest { name, store, .. } = manifest;
     say(&format!("{name} from {}: a leader and {} followers", args.file.display(), store.followers()));
     for place in places {
         say(&format!("  node {}  peer port {}", place.address.client_url, place.peer_port));
     }
+    say(&format!("  page {page}"));
     let url = &places.first().expect("a store has a leader").address.client_url;
     say(&format!(
         "  try: curl -X POST {url}/set -H 'content-type: application/json' -d '{{\"key\":\"hello\",\"value\":\"world\"}}'"
@@ -387,7 +451,7 @@ mod tests {
     use super::*;
 
     fn args(port: u16, peer_port: u16) -> LocalArgs {
-        LocalArgs { file: "m.yaml".into(), port, peer_port, node_binary: None, log_level: "warn".into() }
+        LocalArgs { file: "m.yaml".into(), port, peer_port, node_binary: None, log_level: "warn".into(), page: None }
     }
 
     fn store(nodes: usize) -> Store {

@@ -33,6 +33,7 @@ use crate::{
     health::{self, Readiness},
     metrics::Metrics,
     observe::Caches,
+    page::{self, Hosts, News, Page, kubernetes::Kubernetes},
     telemetry::LogFormat,
 };
 
@@ -58,6 +59,15 @@ pub struct RunArgs {
     /// Port of /metrics; 0 serves none
     #[arg(long, env = "METRICS_PORT", default_value_t = 9100)]
     pub metrics_port: u16,
+    /// Port of the live page of the KvClusters; 0 serves none
+    #[arg(long, env = "PAGE_PORT", default_value_t = 0)]
+    pub page_port: u16,
+    /// Let the page change writeQuorum and delay of KvClusters, and ask for switchovers
+    #[arg(long, env = "PAGE_ALLOW_CHANGES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub page_allow_changes: bool,
+    /// Host names under which the page is served, besides localhost and addresses
+    #[arg(long, env = "PAGE_HOSTS", value_delimiter = ',')]
+    pub page_hosts: Vec<String>,
     /// How log lines look
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -81,6 +91,9 @@ pub enum RunError {
     /// The signals cannot be caught.
     #[error("signals cannot be caught: {0}")]
     Signals(#[source] std::io::Error),
+    /// The page's HTTP client cannot be set up.
+    #[error("the page's HTTP client cannot be set up: {0}")]
+    Page(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A port cannot be served.
     #[error("port {port} cannot be served: {source}")]
     Port {
@@ -165,8 +178,53 @@ async fn work(
         () = stop.cancelled() => return Ok(()),
     }
     readiness.reached();
+    let news = News::default();
+    // In every operator, also in one that waits for the lease: it asks nodes and steers none.
+    let page = page(args, &client, &caches, &news, &mut watches, stop)?;
     tracing::info!("the caches are filled, waiting for the lease");
-    lead(args, client, caches, triggered, metrics, stop).await
+    tokio::select! {
+        outcome = lead(args, client, caches, triggered, (metrics, news), stop) => outcome,
+        Err(error) = page => Err(error),
+    }
+}
+
+/// Serves the page, if it is wanted.
+fn page(
+    args: &RunArgs,
+    client: &Client,
+    caches: &Caches,
+    news: &News,
+    watches: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<impl Future<Output = Result<(), RunError>> + use<>, RunError> {
+    let (clusters, writer) = reflector::store();
+    let mut serving = None;
+    if args.page_port != 0 {
+        let stream = watcher(api::<KvCluster>(client, &args.watch_namespace), watcher::Config::default());
+        let stream = stream.default_backoff().reflect(writer);
+        watches.spawn(stream.for_each(async |event| {
+            if let Err(error) = event {
+                tracing::warn!(%error, "the page's watch failed and is repeated");
+            }
+        }));
+        let source = Kubernetes {
+            client: client.clone(),
+            clusters,
+            caches: caches.clone(),
+            node_image: args.node_image.clone(),
+            allow_changes: args.page_allow_changes,
+        };
+        let http = page::http_client().map_err(|error| RunError::Page(Box::new(error)))?;
+        let page = Page::new(Arc::new(source), news.clone(), http, stop.clone());
+        let router = page::router(Arc::new(page), Hosts::allowing(args.page_hosts.clone()));
+        serving = Some(serve(router, args.page_port, stop.clone()));
+    }
+    Ok(async move {
+        match serving {
+            Some(serving) => serving.await,
+            None => std::future::pending().await,
+        }
+    })
 }
 
 async fn filled(caches: &Caches) {
@@ -238,7 +296,7 @@ async fn lead(
     client: Client,
     caches: Caches,
     triggered: mpsc::Receiver<ObjectRef<KvCluster>>,
-    metrics: Arc<Metrics>,
+    (metrics, news): (Arc<Metrics>, News),
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     let (duration, grace) = LEASE;
@@ -258,7 +316,8 @@ async fn lead(
     if got {
         tracing::info!(operator = %args.pod_name, "this operator holds the lease");
         metrics.leading(true);
-        let controller = control(args, client, caches, triggered, Arc::clone(&metrics), stop.clone());
+        let shared = (Arc::clone(&metrics), news);
+        let controller = control(args, client, caches, triggered, shared, stop.clone());
         tokio::select! {
             () = controller => {}
             // Either way somebody else may work now, so this one has to end at once.
@@ -278,7 +337,7 @@ async fn control(
     client: Client,
     caches: Caches,
     triggered: mpsc::Receiver<ObjectRef<KvCluster>>,
-    metrics: Arc<Metrics>,
+    (metrics, news): (Arc<Metrics>, News),
     stop: CancellationToken,
 ) {
     let (clusters, writer) = reflector::store();
@@ -299,6 +358,7 @@ async fn control(
         caches,
         clusters: clusters.clone(),
         metrics,
+        news,
         node_image: args.node_image.clone(),
         memories: std::sync::Mutex::new(HashMap::new()),
     });

@@ -3,7 +3,8 @@
 #
 #   prerequisites.sh kind      a kind cluster from an offline node image (podman)
 #   prerequisites.sh compose   docker compose
-#   prerequisites.sh all       both (default)
+#   prerequisites.sh browser   a Chromium that tests can drive
+#   prerequisites.sh all       kind and compose (default)
 #
 # Root on a machine with apt: missing packages are installed. Anyone else is told
 # what is missing and which command installs it.
@@ -20,6 +21,7 @@ KIND=(
   conntrack:conntrack debootstrap:debootstrap
 )
 COMPOSE=(docker.io:dockerd iptables:iptables)
+BROWSER=(chromium:chromium chromium-driver:chromedriver)
 
 present() {
   case $1 in
@@ -89,14 +91,15 @@ what=${1:-all}
 case $what in
 kind) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
 compose) ensure_all=("${COMMON[@]}") ;;
+browser) ensure_all=("${BROWSER[@]}") ;;
 all) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
 -h | --help) usage_of "$0"; exit 0 ;;
-*) die "unknown: $what" "one of: kind compose all" ;;
+*) die "unknown: $what" "one of: kind compose browser all" ;;
 esac
 # An engine that already answers, wherever it runs, needs no dockerd here.
-if [ "$what" != kind ] && ! timeout 10 docker info >/dev/null 2>&1; then
+if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; then
   ensure_all+=("${COMPOSE[@]}")
 fi
 
 with_lock prerequisites ensure_packages "${ensure_all[@]}"
-[ "$what" = compose ] || require_go
+[[ "$what" == @(compose|browser) ]] || require_go

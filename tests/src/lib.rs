@@ -2,9 +2,10 @@
 //!
 //! [`load`] writes and reads like many clients and remembers it; [`history`] tells whether a correct store
 //! could have answered so. [`processes`] runs nodes, and the operator's local mode, as processes of this
-//! machine, [`chaos`] strikes them. [`client`] speaks to the client port, [`wait`] waits for conditions.
-//! [`lab`] holds the lab's programs.
+//! machine, [`chaos`] strikes them, [`browser`] looks at its page. [`client`] speaks to the client port, [`wait`] waits
+//! for conditions. [`lab`] holds the lab's programs.
 
+pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod history;

@@ -45,6 +45,18 @@
 {{- printf "%s:%s" .Values.nodeImage.repository (default .Chart.AppVersion .Values.nodeImage.tag) }}
 {{- end }}
 
+{{- define "quorumkv.pageName" -}}
+{{- printf "%s-page" (include "quorumkv.fullname" .) }}
+{{- end }}
+
+{{/* The names of its Service, and what a proxy calls it. */}}
+{{- define "quorumkv.pageHosts" -}}
+{{- $name := include "quorumkv.pageName" . }}
+{{- $inside := printf "%s.%s" $name .Release.Namespace }}
+{{- $hosts := list $name $inside (printf "%s.svc" $inside) (printf "%s.svc.cluster.local" $inside) }}
+{{- concat $hosts .Values.page.hosts | join "," }}
+{{- end }}
+
 {{- define "quorumkv.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "quorumkv.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

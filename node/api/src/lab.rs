@@ -101,6 +101,9 @@ pub struct StatusReply {
     pub commit_seq: Seq,
     /// Time from append to answer, since the settings last changed; zeros on a follower.
     pub replication_latency: LatencySummary,
+    /// How those times are distributed, on the leader and only if asked for with `?latencyBuckets=true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_buckets: Option<Vec<LatencyBucket>>,
     /// One per follower, on the leader; empty on a follower.
     pub followers: Vec<FollowerStatus>,
 }
@@ -121,8 +124,18 @@ pub struct LatencySummary {
     pub p99: f64,
 }
 
+/// Some latencies of nearly the same length; buckets that hold none are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LatencyBucket {
+    /// Its upper end, in milliseconds; what is in it is shorter by a sixteenth at most.
+    pub below_ms: f64,
+    /// Number of samples in it.
+    pub count: u64,
+}
+
 /// How far one follower is, seen from the leader.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FollowerStatus {
     /// Its name.
@@ -135,6 +148,10 @@ pub struct FollowerStatus {
     pub lag: u64,
     /// Whether its stream is up.
     pub connected: bool,
+    /// How long it took to confirm one of the latest writes, the same for all followers, in milliseconds;
+    /// absent if it did not in half a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledgement_ms: Option<f64>,
 }
 
 /// Body of `POST /replicate`: an append batch in JSON (the binary stream carries the same).

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::{
     body::{Body, to_bytes},
     http::{Request, header},
@@ -327,7 +329,9 @@ async fn status_shows_followers_with_their_urls_and_lags() {
     let peers = vec![PeerAddress { node: "f1".into(), client_url, peer_url }];
     let port = Port::new(view(Role::Leader), None, move |command| {
         let Command::Inspect(answer) = command else { panic!("an inspection") };
-        answer.send(Inspection { state: state.clone(), peers: peers.clone() }).expect("somebody waits");
+        let acknowledgements = vec![("f1".into(), Duration::from_micros(12_345))];
+        let inspection = Inspection { state: state.clone(), peers: peers.clone(), acknowledgements };
+        answer.send(inspection).expect("somebody waits");
     });
     let (status, body) = port.get("/status").await;
     assert_eq!(status, StatusCode::OK);
@@ -335,6 +339,16 @@ async fn status_shows_followers_with_their_urls_and_lags() {
     assert_eq!((reply.write_quorum, reply.commit_seq, reply.write_timeout.as_str()), (WriteQuorum(2), Seq(8), "5s"));
     let follower = &reply.followers[0];
     assert_eq!((follower.url.as_str(), follower.lag, follower.connected), ("http://f1:5001", 3, false));
+    assert_eq!(follower.acknowledgement_ms, Some(12.345));
+    assert_eq!(reply.latency_buckets, None, "not asked for");
+
+    port.driver.latency.record([4000, 4010, 70].map(Duration::from_micros).into_iter());
+    let (_, body) = port.get("/status?latencyBuckets=true").await;
+    let reply: StatusReply = serde_json::from_str(&body).expect("the wire type reads it");
+    let buckets = reply.latency_buckets.expect("asked for");
+    let found: Vec<(u64, bool)> = buckets.iter().map(|bucket| (bucket.count, bucket.below_ms > 4.01)).collect();
+    assert_eq!(found, [(1, false), (2, true)], "{buckets:?}");
+    assert_eq!(port.get("/status?latencyBuckets=7").await.0, StatusCode::BAD_REQUEST);
 }
 
 const BATCH: &str = r#"{"epoch":4,"leader":"n0","prevEpoch":0,"prevSeq":0,"commitSeq":0,"entries":[{"epoch":4,"set":{"key":"k","value":1}}]}"#;

@@ -21,6 +21,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::decide::Presence;
+
 /// How long a child may take to answer its last writes after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// First pause before a restart; doubled each time.
@@ -60,7 +62,7 @@ const FOREIGN_VARIABLES: [&str; 10] = [
 pub(super) struct Process {
     /// Where it serves.
     pub(super) address: PeerAddress,
-    running: Arc<AtomicBool>,
+    control: Control,
     keeper: JoinHandle<()>,
 }
 
@@ -75,17 +77,49 @@ pub(super) struct Keeping {
     pub(super) lines: mpsc::Sender<String>,
 }
 
+/// What others know of a process and may do to it.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    running: Arc<AtomicBool>,
+    halted: Arc<AtomicBool>,
+    /// To the keeper, which knows whether the process is still the one that was meant.
+    signals: mpsc::Sender<Signal>,
+}
+
+impl Control {
+    /// Whether the process is there.
+    pub(super) fn presence(&self) -> Presence {
+        if self.running.load(Ordering::Acquire) { Presence::Running } else { Presence::NotRunning }
+    }
+
+    /// Whether it was halted through this, and not continued.
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::Acquire)
+    }
+
+    /// Sends it a signal; false if it does not run.
+    pub(super) fn send(&self, signal: Signal) -> bool {
+        self.running.load(Ordering::Acquire) && self.signals.try_send(signal).is_ok()
+    }
+}
+
 impl Process {
     /// Starts a node and keeps it running until `keeping.stop`.
     pub(super) fn start(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: Keeping) -> Self {
-        let running = Arc::new(AtomicBool::new(false));
-        let keeper = tokio::spawn(keep(address.clone(), ports, launch, keeping, Arc::clone(&running)));
-        Self { address, running, keeper }
+        let (signals, wanted) = mpsc::channel(8);
+        let control = Control { running: Arc::default(), halted: Arc::default(), signals };
+        let keeper = tokio::spawn(keep(address.clone(), ports, launch, keeping, control.clone(), wanted));
+        Self { address, control, keeper }
     }
 
     /// Whether its process is there.
-    pub(super) fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire)
+    pub(super) fn presence(&self) -> Presence {
+        self.control.presence()
+    }
+
+    /// For whoever wants to do something to its process.
+    pub(super) fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Waits until its process is gone, after `stop`.
@@ -96,7 +130,14 @@ impl Process {
     }
 }
 
-async fn keep(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: Keeping, running: Arc<AtomicBool>) {
+async fn keep(
+    address: PeerAddress,
+    ports: (u16, u16),
+    launch: Launch,
+    keeping: Keeping,
+    Control { running, halted, .. }: Control,
+    mut signals: mpsc::Receiver<Signal>,
+) {
     let name = address.node.0.clone();
     let mut pause = RESTART_PAUSE;
     loop {
@@ -107,14 +148,25 @@ async fn keep(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: 
                 forward(&name, child.stderr.take());
                 running.store(true, Ordering::Release);
                 keeping.changed.notify_one();
-                let ending = tokio::select! {
-                    () = keeping.stop.cancelled() => {
-                        stop(&name, &mut child).await;
-                        return;
+                let ending = loop {
+                    tokio::select! {
+                        () = keeping.stop.cancelled() => {
+                            stop(&name, &mut child).await;
+                            return;
+                        }
+                        Some(wanted) = signals.recv() => {
+                            halted.store(wanted == Signal::STOP, Ordering::Release);
+                            signal(&name, &child, wanted);
+                        }
+                        status = child.wait() => {
+                            break status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                        }
                     }
-                    status = child.wait() => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
                 };
                 running.store(false, Ordering::Release);
+                halted.store(false, Ordering::Release);
+                // What came too late was not meant for the next process.
+                while signals.try_recv().is_ok() {}
                 keeping.changed.notify_one();
                 ending
             }
@@ -159,12 +211,9 @@ fn command(address: &PeerAddress, (port, peer_port): (u16, u16), launch: &Launch
 }
 
 async fn stop(name: &str, child: &mut Child) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, Signal::TERM)
-    {
-        tracing::debug!(node = name, %error, "already gone");
-    }
+    signal(name, child, Signal::TERM);
+    // One that is halted hears of it only then.
+    signal(name, child, Signal::CONT);
     match timeout(STOP_PATIENCE, child.wait()).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(node = name, %error, "its end could not be awaited"),
@@ -174,6 +223,15 @@ async fn stop(name: &str, child: &mut Child) {
                 tracing::warn!(node = name, %error, "could not be killed");
             }
         }
+    }
+}
+
+fn signal(name: &str, child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, signal)
+    {
+        tracing::debug!(node = name, %error, "already gone");
     }
 }
 

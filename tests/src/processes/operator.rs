@@ -101,6 +101,8 @@ impl LocalOperator {
                 text(&ports.port(10)),
                 "--node-binary".to_owned(),
                 text(&programs::node()?.display()),
+                "--page".to_owned(),
+                text(&ports.port(20)),
             ],
             environment: Vec::new(),
         };
@@ -130,6 +132,12 @@ impl LocalOperator {
     #[must_use]
     pub fn peer_urls(&self) -> Vec<String> {
         (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(10 + index))).collect()
+    }
+
+    /// Where its page is.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.port(20))
     }
 
     /// Speaks to client ports.
@@ -165,7 +173,8 @@ impl LocalOperator {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn listeners(&self) -> anyhow::Result<Vec<(u16, i32)>> {
-        listeners(self.ports.ports())
+        // The ports of the nodes; after them comes the page.
+        listeners(self.ports.port(0)..self.ports.port(20))
     }
 
     /// Process id of the node at this client URL.
