@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use axum::http::StatusCode;
 use jiff::Zoned;
 use quorumkv_api::{NodeId, Settings, client::PeerClient, peer::PeerAddress, settings::format_duration};
 use rand::RngExt;
@@ -30,13 +29,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::page::PageAt;
 use self::{
     manifest::{Manifest, ManifestError},
-    page::{Desk, Wish},
+    page::Desk,
     process::{Keeping, Launch, Process},
 };
 use crate::{
     decide::BOOTSTRAP_PATIENCE,
     manage::{self, ANSWER_TIMEOUT, KnownNode, Memory, Pass, PassError},
-    page::{Change, Refused},
     record::{Platform, Record, RecordError, Versioned},
     status::{self, Summary},
     validate::Store,
@@ -371,34 +369,6 @@ impl Local<'_> {
             self.named = new.store.switchover_to;
             self.platform.wish().clone_from(&self.named);
         }
-    }
-
-    /// What a person at a page wishes for counts like a change of the manifest: the latest one wins.
-    fn grant(&mut self, (change, answer): Wish) {
-        let store = &mut self.manifest.store;
-        let outcome = match change {
-            Change::Settings(patch) => {
-                let settings = patch.over(store.settings);
-                let valid = settings.validate(store.followers());
-                valid.map(|()| store.settings = settings).map_err(|invalid| invalid.to_string())
-            }
-            Change::Switchover(node) if !store.nodes.contains(&node) => Err(format!("there is no node {node}")),
-            Change::Switchover(node) => {
-                *self.platform.wish() = Some(node);
-                Ok(())
-            }
-            Change::Node { .. } => Err("processes are not changed here".to_owned()),
-        };
-        // Whoever wished may be gone.
-        answer.send(outcome.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error))).ok();
-    }
-
-    /// What the manifest says, where a page was used to wish for something else.
-    fn remark(&self) -> Option<String> {
-        let Settings { write_quorum, delay, write_timeout: _ } = self.in_file;
-        let file = self.args.file.display();
-        (self.in_file != self.manifest.store.settings)
-            .then(|| format!("Changed here. {file} says writeQuorum {write_quorum}, delay {delay}."))
     }
 }
 

@@ -61,7 +61,7 @@ impl Browser {
             let output = driver.output();
             async move {
                 let port = output.split("started successfully on port ").nth(1).and_then(|rest| rest.split('.').next());
-                Ok(port.and_then(|port| port.trim().parse::<u16>().ok()).with_context(|| output.clone())?)
+                port.and_then(|port| port.trim().parse::<u16>().ok()).with_context(|| output.clone())
             }
         })
         .await?;
@@ -91,6 +91,17 @@ impl Browser {
     /// When it does not load.
     pub async fn open(&self, url: &str) -> anyhow::Result<()> {
         self.ask(Method::POST, "url", Some(json!({"url": url}))).await
+    }
+
+    /// Gives the page another width and height, narrower ones than a window can have too.
+    ///
+    /// # Errors
+    /// When the browser does not do it.
+    pub async fn resize(&self, (width, height): (u32, u32)) -> anyhow::Result<()> {
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics});
+        self.ask::<Value>(Method::POST, "goog/cdp/execute", Some(command)).await?;
+        Ok(())
     }
 
     /// What a script returns, run as the body of a function in the page.

@@ -64,8 +64,11 @@ async fn the_page_shows_the_store_and_changes_it() -> anyhow::Result<()> {
 
 async fn use_it(operator: &LocalOperator, browser: &Browser) -> anyhow::Result<()> {
     drawing_shows(browser, "six nodes", |drawn| drawn == [6, 1, 5, 6]).await?;
-    let overflow: i64 = browser.script("return document.documentElement.scrollWidth - innerWidth").await?;
-    ensure!(overflow <= 0, "the page is {overflow} px too wide");
+    for width in [320, 700, 1280] {
+        browser.resize((width, 900)).await?;
+        let overflow: i64 = browser.script("return document.documentElement.scrollWidth - innerWidth").await?;
+        ensure!(overflow <= 0, "the page is {overflow} px too wide for {width}");
+    }
 
     // The quorum, turned by a click, is in force on the store.
     browser.click("#quorum-choices label:nth-child(2)").await?;

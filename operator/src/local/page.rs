@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LocalError,
+    Local, LocalError,
     process::{Control, Process},
 };
 use crate::{
@@ -133,8 +133,38 @@ impl Desk {
     }
 }
 
+impl Local<'_> {
+    /// What a person at a page wishes for counts like a change of the manifest: the latest one wins.
+    pub(super) fn grant(&mut self, (change, answer): Wish) {
+        let store = &mut self.manifest.store;
+        let outcome = match change {
+            Change::Settings(patch) => {
+                let settings = patch.over(store.settings);
+                let valid = settings.validate(store.followers());
+                valid.map(|()| store.settings = settings).map_err(|invalid| invalid.to_string())
+            }
+            Change::Switchover(node) if !store.nodes.contains(&node) => Err(format!("there is no node {node}")),
+            Change::Switchover(node) => {
+                *self.platform.wish() = Some(node);
+                Ok(())
+            }
+            Change::Node { .. } => Err("processes are not changed here".to_owned()),
+        };
+        // Whoever wished may be gone.
+        answer.send(outcome.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error))).ok();
+    }
+
+    /// What the manifest says, where a page was used to wish for something else.
+    pub(super) fn remark(&self) -> Option<String> {
+        let Settings { write_quorum, delay, write_timeout: _ } = self.in_file;
+        let file = self.args.file.display();
+        (self.in_file != self.manifest.store.settings)
+            .then(|| format!("Changed here. {file} says writeQuorum {write_quorum}, delay {delay}."))
+    }
+}
+
 /// The pages' side.
-struct Local {
+struct Processes {
     store: StoreName,
     file: String,
     news: News,
@@ -161,8 +191,8 @@ pub(super) fn serve(
     let desk = Desk { store: store.clone(), news: news.clone(), shown: Arc::clone(&shown), wishes: received };
     let Some((listener, http)) = bound.port else { return (desk, None) };
     let processes = processes.iter().map(|process| (process.address.node.clone(), process.control())).collect();
-    let local = Local { store, file: file.display().to_string(), news: news.clone(), shown, wishes, processes };
-    let page = Page::new(Arc::new(local), news, http, stop.clone());
+    let source = Processes { store, file: file.display().to_string(), news: news.clone(), shown, wishes, processes };
+    let page = Page::new(Arc::new(source), news, http, stop.clone());
     let (router, stop) = (router(Arc::new(page), Hosts::default()), stop.clone());
     let server = tokio::spawn(async move {
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -176,7 +206,7 @@ pub(super) fn serve(
     (desk, Some(server))
 }
 
-impl Local {
+impl Processes {
     fn signal(&self, node: &NodeId, action: NodeAction) -> Result<(), Refused> {
         let unknown = || Refused::new(StatusCode::NOT_FOUND, format!("there is no node {node}"));
         let control = self.processes.get(node).ok_or_else(unknown)?;
@@ -193,7 +223,7 @@ impl Local {
     }
 }
 
-impl Source for Local {
+impl Source for Processes {
     fn abilities(&self) -> Abilities {
         Abilities { settings: true, switchover: true, nodes: true, load: true }
     }

@@ -25,6 +25,7 @@ use super::{
     source::{NodeInfo, Source, StoreName, StoreView},
     window::Window,
 };
+use crate::decide::Presence;
 
 /// Time from one frame to the next.
 const TICK: Duration = Duration::from_millis(250);
@@ -162,8 +163,10 @@ impl<S: Source> Watcher<S> {
             }
             // A store that is gone shows its last picture until its pages are closed.
             let Some(view) = view else { continue };
-            for NodeInfo { node, url, .. } in &view.nodes {
-                if asking.insert(node.clone()) {
+            for NodeInfo { node, url, presence, .. } in &view.nodes {
+                // The name of a pod that is not there takes long to be looked up in vain.
+                let runs = matches!(presence, Presence::Running | Presence::Stopping);
+                if runs && asking.insert(node.clone()) {
                     requests.spawn(ask(self.feed.http.clone(), node.clone(), url.clone()));
                 }
             }
@@ -195,7 +198,7 @@ impl<S: Source> Watcher<S> {
         let point = Point { at, rate, mean_ms, theory_ms: nodes.theory_ms };
         let mut kept = self.feed.kept();
         picture.frames += 1;
-        if picture.frames % 2 == 0 {
+        if picture.frames.is_multiple_of(2) {
             if kept.points.len() == POINTS {
                 kept.points.pop_front();
             }

@@ -217,9 +217,13 @@ async function wish(method, what, body, done) {
   }
 }
 
+let fading;
+
 function feedback(kind, words) {
   at("feedback").className = kind;
   at("feedback").textContent = words;
+  clearTimeout(fading);
+  fading = setTimeout(() => at("feedback").replaceChildren(), 10_000);
   return kind === "good";
 }
 
