@@ -7,7 +7,7 @@
 //!
 //! | API group | resource | verbs | for |
 //! | --- | --- | --- | --- |
-//! | `quorumkv.io` | kvclusters | get, list, watch, patch | the spec; a live read before every election; taking the wish for a switchover away |
+//! | `quorumkv.io` | kvclusters | get, list, watch, patch | the spec; a live read before every election; taking the wish for a switchover away; what is wished for at a page that may change things |
 //! | `quorumkv.io` | kvclusters/status | patch | the record (compare-and-swap) and the report |
 //! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
 //! | (core) | services | get, list, watch, create, patch | server-side apply |

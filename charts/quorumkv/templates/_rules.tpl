@@ -1,7 +1,7 @@
 {{/* What the operator's code does, and no more: the table at the top of operator/src/controller.rs. */}}
 {{- define "quorumkv.operatorRules" -}}
 # The spec is read, and the record read live before every election; the annotation that asks for a switchover is
-# taken away.
+# taken away. With page.allowChanges, quorum and delay are patched for whoever wishes it.
 - apiGroups: [quorumkv.io]
   resources: [kvclusters]
   verbs: [get, list, watch, patch]

@@ -181,8 +181,8 @@ function action(cell, kind, words, spoken, node) {
   button.setAttribute("aria-label", spoken);
   button.addEventListener("click", () => {
     if (kind === "lead") return wish("POST", "switchover", { node }, `${node} is asked to lead.`);
-    const what = kind === "kill" ? "kill" : button.textContent === "Continue" ? "continue" : "halt";
-    return wish("POST", "process", { node, action: what }, `${node}: ${what}.`);
+    const what = kind === "kill" ? kind : button.textContent.toLowerCase();
+    return wish("POST", "process", { node, action: what }, { halt: `${node} is halted.`, continue: `${node} goes on.`, kill: `${node} is killed.` }[what]);
   });
   cell.append(button);
 }

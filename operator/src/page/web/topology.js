@@ -7,7 +7,7 @@ const STATES = {
   follows: ["", "follows"],
   "catching-up": ["↻", "is catching up"],
   disconnected: ["×", "is not connected"],
-  waiting: ["…", "waits for a leader"],
+  waiting: ["…", "has no leader"],
   silent: ["?", "does not answer"],
   halted: ["‖", "is halted"],
   stopping: ["‖", "is stopping"],
@@ -40,14 +40,14 @@ class Topology {
     this.root = svg("svg", { role: "img" });
     this.links = svg("g", {}, this.root);
     this.dots = svg("g", {}, this.root);
-    this.shapes = svg("g", {}, this.root);
     this.flash = svg("circle", { class: "flash", r: 0, opacity: 0 }, this.root);
+    this.shapes = svg("g", {}, this.root);
     container.append(this.root);
     this.nodes = new Map();
     this.write = null;
     this.centre = null;
     this.animating = false;
-    new ResizeObserver(() => this.arrange()).observe(container);
+    new ResizeObserver(() => this.arrange(true)).observe(container);
   }
 
   show(frame) {
@@ -66,7 +66,7 @@ class Topology {
       this.order = names.join();
       this.write = null;
       this.dots.replaceChildren();
-      this.arrange();
+      this.arrange(false);
     }
     const resting = !this.write || (this.write.ended && performance.now() - this.write.ended > PAUSE_MS);
     if (resting && !document.hidden) {
@@ -107,7 +107,8 @@ class Topology {
     if (this.root.getAttribute("aria-label") !== picture) this.root.setAttribute("aria-label", picture);
   }
 
-  arrange() {
+  // Nodes walk to another place when another one leads, and are there at once when the page changes its width.
+  arrange(atOnce) {
     if (!this.frame) return;
     const width = Math.max(240, this.container.clientWidth);
     const height = width < 480 ? 320 : 400;
@@ -125,7 +126,7 @@ class Topology {
       const above = !leads && Math.sin(turn) < -0.5;
       node.title.setAttribute("y", above ? -45 : leads ? 52 : 40);
       node.info.setAttribute("y", above ? -30 : leads ? 67 : 55);
-      if (!node.at || still.matches) node.at = { ...node.to };
+      if (!node.at || atOnce || still.matches) node.at = { ...node.to };
     }
     this.draw();
     this.animate();
@@ -174,7 +175,6 @@ class Topology {
     requestAnimationFrame(step);
   }
 
-  // Nodes change places when another one leads.
   move(elapsed) {
     let moving = false;
     for (const node of this.nodes.values()) {
