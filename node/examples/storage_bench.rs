@@ -95,11 +95,7 @@ impl Bench {
             self.log.append(Entry { epoch: Epoch(1), seq, operation });
         }
         let last = self.log.last_seq();
-        let writes = self.log.entries(first..=last).filter_map(|entry| match &entry.operation {
-            Operation::Put { key, value } => Some((entry.seq, &key[..], &value[..])),
-            _ => None,
-        });
-        self.store.apply(writes, last);
+        self.store.apply(self.log.entries(first..=last));
         self.log.commit(last);
         self.ticket = Ticket(self.ticket.0 + 1);
         let batch = [Persist::Append(first..=last), Persist::Commit(last)];

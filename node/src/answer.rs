@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use quorumkv_api::{
-    Epoch, MAX_BODY_BYTES,
+    Epoch, MAX_BODY_BYTES, Seq,
     lab::ErrorReply,
     peer::{PeerError, Refusal},
 };
@@ -44,8 +44,15 @@ impl ApiError {
 
     /// 403: go to the leader.
     pub fn at_the_leader(error: impl Into<String>, leader: Option<String>) -> Self {
-        let body = ErrorReply { error: error.into(), leader: Some(leader), replicas: None };
+        let body = ErrorReply { error: error.into(), leader: Some(leader), ..ErrorReply::default() };
         Self { status: StatusCode::FORBIDDEN, body }
+    }
+
+    /// 412: the key's value has another version than the request demands.
+    pub fn condition_failed(current: Option<Seq>) -> Self {
+        let error = "The condition does not hold; nothing was written".to_owned();
+        let body = ErrorReply { error, version: Some(current), ..ErrorReply::default() };
+        Self { status: StatusCode::PRECONDITION_FAILED, body }
     }
 }
 

@@ -8,13 +8,13 @@ use std::collections::{HashMap, VecDeque};
 
 use futures::FutureExt as _;
 use quorumkv_api::{
-    Epoch, ProcessId,
+    Epoch, ProcessId, Seq,
     lab::Role,
     peer::{PeerError, Refusal, SettingsEntry},
 };
 use quorumkv_protocol::{
-    Effects, Entry, FollowerMessage, Input, Leading, Micros, Node, Operation, ReplyBody, RequestId, SnapshotSource,
-    StreamId, Ticket, View, WriteId, WriteOutcome,
+    Effects, FollowerMessage, Input, Leading, Micros, Node, Operation, ReplyBody, RequestId, SnapshotSource, StreamId,
+    Ticket, View, WriteId, WriteOutcome,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,10 +22,10 @@ use crate::{
     acknowledgements::Acknowledgements,
     clock::Clock,
     delay::RoundTrips,
-    handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery, StorageFull},
+    handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery, WriteAnswer, Written},
     outbox::Outbox,
     storage::{Storage, StorageError},
-    store::Snapshot,
+    store::{Deviation, Snapshot},
     wire,
 };
 
@@ -38,7 +38,6 @@ use self::{admission::Admission, failpoints::Failpoints};
 const BATCH: usize = 1024;
 
 type Reply = Result<ReplyBody, PeerError>;
-type WriteAnswer = Result<WriteOutcome, StorageFull>;
 
 /// A [`Command::Recover`] that waits for the end of its batch.
 type RecoveryRequest = (Epoch, ProcessId, oneshot::Sender<Result<Recovery, PeerError>>);
@@ -61,6 +60,8 @@ pub struct Driver<S> {
     effects: Effects,
     next_id: u64,
     writes: HashMap<WriteId, oneshot::Sender<WriteAnswer>>,
+    /// Of writes that are applied and not answered yet, which is for the length of a simulated round trip.
+    deviations: HashMap<Seq, Deviation>,
     requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     received: Vec<(SnapshotSource, Snapshot)>,
     recoveries: Vec<RecoveryRequest>,
@@ -100,6 +101,7 @@ impl<S: Storage> Driver<S> {
             effects: Effects::default(),
             next_id: 0,
             writes: HashMap::new(),
+            deviations: HashMap::new(),
             requests: HashMap::new(),
             received: Vec::new(),
             recoveries: Vec::new(),
@@ -169,7 +171,7 @@ impl<S: Storage> Driver<S> {
 
     fn take(&mut self, command: Command, now: Micros) {
         let input = match command {
-            Command::Write { key, value, answer } => self.propose(Operation::Put { key, value }, answer, now),
+            Command::Write { operation, answer } => self.propose(operation, answer, now),
             Command::Peer { request, answer } => self.request(request, answer),
             Command::Inspect(answer) => {
                 // Whoever asked may have gone since.
@@ -304,6 +306,8 @@ impl<S: Storage> Driver<S> {
         }
         self.send_to_followers();
         self.answer_writes();
+        // Nobody waits for those that another leader proposed, or that were given up.
+        self.deviations.retain(|seq, _| self.node.owes_answer(*seq));
         self.hold_back();
         self.effects.clear();
     }
@@ -313,14 +317,7 @@ impl<S: Storage> Driver<S> {
         if commit <= applied {
             return;
         }
-        let writes =
-            self.node.log().entries(applied.next()..=commit).filter_map(
-                |Entry { seq, operation, .. }| match operation {
-                    Operation::Put { key, value } => Some((*seq, &key[..], &value[..])),
-                    Operation::Barrier | Operation::Settings(_) => None,
-                },
-            );
-        self.handle.store.apply(writes, commit);
+        self.deviations.extend(self.handle.store.apply(self.node.log().entries(applied.next()..=commit)));
         self.failpoints.committed(self.node.log(), applied.next()..=commit, self.node.follower_count() > 0);
         let settings = self.node.log().committed_settings();
         if settings != self.latency_of {
@@ -351,8 +348,14 @@ impl<S: Storage> Driver<S> {
         for (write, outcome) in self.effects.answers.drain(..) {
             metrics.write_answered(&outcome);
             let answer = self.writes.remove(&write).expect("the core answers every write once");
+            let deviation = match &outcome {
+                WriteOutcome::Committed { version, .. } if !self.deviations.is_empty() => {
+                    self.deviations.remove(version)
+                }
+                _ => None,
+            };
             // The client may have hung up; its write stays what it is.
-            drop(answer.send(Ok(outcome)));
+            drop(answer.send(Ok(Written { outcome, deviation })));
         }
     }
 

@@ -14,7 +14,7 @@ use quorumkv_api::{
     peer::{FenceReply, MembersRequest, NodeState, PeerAddress, PeerError, PromoteRequest, Refusal, SettingsReply},
 };
 use quorumkv_protocol::{
-    Append, Entry, FollowerMessage, Hello, LeaderMessage, ReplyBody, SnapshotMeta, StreamId, View, Welcome,
+    Append, Entry, FollowerMessage, Hello, LeaderMessage, Operation, ReplyBody, SnapshotMeta, StreamId, View, Welcome,
     WriteOutcome,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     latency::Latency,
     metrics::Metrics,
-    store::{Snapshot, Store},
+    store::{Deviation, Snapshot, Store},
 };
 
 /// Commands that wait for the driver before senders have to wait themselves.
@@ -106,12 +106,10 @@ pub struct Recovery {
 pub enum Command {
     /// A client's write.
     Write {
-        /// UTF-8 of an allowed length.
-        key: Bytes,
-        /// JSON text.
-        value: Bytes,
+        /// A put or a write.
+        operation: Operation,
         /// Where the outcome goes.
-        answer: oneshot::Sender<Result<WriteOutcome, StorageFull>>,
+        answer: oneshot::Sender<WriteAnswer>,
     },
     /// A manager's request.
     Peer {
@@ -196,6 +194,24 @@ pub enum Command {
     Stop,
 }
 
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Of its entry.
+    pub outcome: WriteOutcome,
+    /// What the entry did where that is not what it says; only of one that is committed.
+    pub deviation: Option<Deviation>,
+}
+
+impl From<WriteOutcome> for Written {
+    fn from(outcome: WriteOutcome) -> Self {
+        Self { outcome, deviation: None }
+    }
+}
+
+/// The answer to a write.
+pub type WriteAnswer = Result<Written, StorageFull>;
+
 /// The driver is gone: the process is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node is stopping")]
@@ -252,12 +268,13 @@ impl DriverHandle {
         StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Writes a key.
+    /// Makes a write.
     ///
     /// # Errors
     /// When storage has no room for it.
-    pub async fn write(&self, key: Bytes, value: Bytes) -> Result<WriteOutcome, StorageFull> {
-        self.ask(|answer| Command::Write { key, value, answer }).await.unwrap_or(Ok(WriteOutcome::Stopping))
+    pub async fn write(&self, operation: Operation) -> WriteAnswer {
+        let answer = self.ask(|answer| Command::Write { operation, answer }).await;
+        answer.unwrap_or_else(|Stopped| Ok(WriteOutcome::Stopping.into()))
     }
 
     /// The node's state.

@@ -101,10 +101,10 @@ pub async fn fetch(
     while let Some(payload) = frames.next().await {
         match read_leader_frame(payload?)? {
             LeaderFrame::SnapshotStart { meta: announced, .. } => meta = Some(announced),
-            LeaderFrame::SnapshotPart(keys) => builder.part(keys),
-            LeaderFrame::SnapshotEnd { keys } => {
+            LeaderFrame::SnapshotPart(part) => builder.part(part),
+            LeaderFrame::SnapshotEnd { records } => {
                 let meta: SnapshotMeta = meta.take().ok_or(RecoverError::Incomplete)?;
-                let snapshot = std::mem::take(&mut builder).end(keys, meta.outline.last)?;
+                let snapshot = std::mem::take(&mut builder).end(records, meta.outline.last)?;
                 complete = Some((meta, snapshot));
             }
             LeaderFrame::Message(LeaderMessage::Append(append)) => entries.extend(append.entries),

@@ -12,24 +12,23 @@ use axum::{
 };
 use quorumkv_api::{
     MAX_BODY_BYTES, MAX_KEY_BYTES,
-    lab::{ReplicateReply, Role, SetReply, SetRequest},
+    lab::{ReplicateReply, Role},
 };
-use quorumkv_protocol::{ReplyBody, WriteOutcome};
+use quorumkv_protocol::ReplyBody;
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    answer::{ApiError, panicked, parse_object},
+    answer::{ApiError, panicked},
     auth::Token,
-    handle::{DriverHandle, PeerRequest, StorageFull},
+    handle::{DriverHandle, PeerRequest},
 };
 
 mod reads;
 mod replicate;
 mod status;
 mod value;
-
-const SET_EXAMPLE: &str = r#"{"key":"name","value":"any JSON"}"#;
+mod writes;
 
 /// What handlers need.
 #[derive(Debug, Clone)]
@@ -43,7 +42,7 @@ pub struct ClientPort {
 /// The client port's routes.
 pub fn router(port: ClientPort) -> Router {
     Router::new()
-        .route("/set", post(set))
+        .route("/set", post(writes::set))
         .route("/get/", get(reads::get_without_key))
         .route("/get/{*key}", get(reads::get))
         .route("/get_all", get(reads::get_all))
@@ -56,41 +55,6 @@ pub fn router(port: ClientPort) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(port)
-}
-
-async fn set(State(port): State<ClientPort>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let body = body?;
-    let request: SetRequest<'_> = parse_object(&body, SET_EXAMPLE)?;
-    let key = checked_key(&request.key)?;
-    // Copies: the body is a slice of the connection's buffer, which the log must not keep.
-    let key = Bytes::copy_from_slice(key.as_bytes());
-    let value = Bytes::copy_from_slice(value::checked_value(request.value)?.as_bytes());
-    let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
-    match port.driver.write(key, value).await.map_err(full)? {
-        WriteOutcome::Committed { version, replicas, .. } => {
-            Ok(Json(SetReply { success: true, replicas, version }).into_response())
-        }
-        failed => Err(write_error(&port.driver, failed)),
-    }
-}
-
-fn write_error(driver: &DriverHandle, outcome: WriteOutcome) -> ApiError {
-    match outcome {
-        WriteOutcome::NotLeader => {
-            ApiError::at_the_leader("Only leader accepts writes", driver.view.borrow().leader_url.clone())
-        }
-        WriteOutcome::QuorumNotReached { replicas } => {
-            let mut error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "Quorum not reached");
-            error.body.replicas = Some(replicas);
-            error
-        }
-        WriteOutcome::NotActive => ApiError::unavailable("The leader is not active yet; nothing was written"),
-        WriteOutcome::LeadershipLost => {
-            ApiError::unavailable("Leadership was lost before the quorum confirmed; the write may still commit")
-        }
-        WriteOutcome::Stopping => ApiError::unavailable("The node is stopping"),
-        WriteOutcome::Committed { .. } => unreachable!("a committed write is no error"),
-    }
 }
 
 /// The rules of a key, wherever it comes from.

@@ -1,4 +1,7 @@
-//! The applied state: every committed key, readable without asking the driver.
+//! The applied state: every committed key, readable without asking the driver, and which request ids were seen.
+//!
+//! What an entry does is decided here, when it is applied, and from nothing but the state that the entries
+//! before it left: replicas that applied the same log are equal.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -6,21 +9,49 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use parking_lot::RwLock;
 use quorumkv_api::Seq;
+use quorumkv_protocol::{Change, Entry, Format, Operation, Write};
 use tokio::sync::watch;
+
+pub mod requests;
+
+use self::requests::{Known, Outcome, Requests};
 
 /// A committed value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned {
-    /// JSON text as the client sent it.
+    /// As the client sent it.
     pub value: Bytes,
+    /// What it is.
+    pub format: Format,
     /// Place of the write in the log.
     pub version: Seq,
+}
+
+/// What a write did when it was applied, where that is not simply what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deviation {
+    /// Nothing: the same write was here before.
+    Repeated {
+        /// Place of the first in the log.
+        version: Seq,
+        /// What became of that one.
+        outcome: Outcome,
+    },
+    /// Nothing: its condition did not hold.
+    ConditionFailed {
+        /// Version of the key's value, if it has one.
+        current: Option<Seq>,
+    },
+    /// Nothing: its request id is another write's.
+    IdTaken,
 }
 
 /// All keys at one moment. Cloning is O(1), and a clone never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     map: OrdMap<Bytes, Versioned>,
+    /// Request ids seen.
+    pub requests: Requests,
     /// Last entry of the log that is in it.
     pub applied: Seq,
 }
@@ -54,13 +85,49 @@ impl Snapshot {
     ///
     /// Key and value are copied: what comes from the log is a slice of a network frame, and one long-lived
     /// key must not keep a whole frame in memory.
-    pub fn put(&mut self, key: &[u8], value: &[u8], version: Seq) {
-        let versioned = Versioned { value: Bytes::copy_from_slice(value), version };
+    pub fn put(&mut self, key: &[u8], format: Format, value: &[u8], version: Seq) {
+        let versioned = Versioned { value: Bytes::copy_from_slice(value), format, version };
         if let Some(present) = self.map.get_mut(key) {
             *present = versioned;
         } else {
             self.map.insert(Bytes::copy_from_slice(key), versioned);
         }
+    }
+
+    /// Applies the next entry; nothing is returned when it did what it says.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Deviation> {
+        self.applied = entry.seq;
+        match &entry.operation {
+            Operation::Put { key, value } => {
+                self.put(key, Format::Json, value, entry.seq);
+                None
+            }
+            Operation::Write(write) => self.write(write, entry.seq),
+            Operation::Barrier | Operation::Settings(_) => None,
+        }
+    }
+
+    fn write(&mut self, write: &Write, seq: Seq) -> Option<Deviation> {
+        let Write { key, change, condition, request } = write;
+        match request.as_ref().map_or(Known::No, |request| self.requests.look_up(request)) {
+            Known::Same(version, outcome) => return Some(Deviation::Repeated { version, outcome }),
+            Known::Other => return Some(Deviation::IdTaken),
+            Known::No => {}
+        }
+        let current = self.map.get(key).map(|found| found.version);
+        let failed = condition.is_some_and(|condition| !condition.holds(current));
+        let outcome = if failed { Outcome::ConditionFailed { current } } else { Outcome::Done };
+        if let Some(request) = request {
+            self.requests.remember(seq, request, outcome);
+        }
+        if failed {
+            return Some(Deviation::ConditionFailed { current });
+        }
+        match change {
+            Change::Put { format, value } => self.put(key, *format, value, seq),
+            Change::Delete => drop(self.map.remove(key)),
+        }
+        None
     }
 }
 
@@ -109,15 +176,20 @@ impl Store {
         *self.applied.borrow()
     }
 
-    /// Applies committed writes under one lock, so that no reader sees half of them, and moves to `applied`.
-    pub fn apply<'a>(&self, writes: impl Iterator<Item = (Seq, &'a [u8], &'a [u8])>, applied: Seq) {
+    /// Applies committed entries, which follow each other, under one lock, so that no reader sees half of them;
+    /// the entries that did not do what they say.
+    pub fn apply<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Vec<(Seq, Deviation)> {
+        let mut deviations = Vec::new();
         let mut current = self.current.write();
-        for (seq, key, value) in writes {
-            current.put(key, value, seq);
+        for entry in entries {
+            if let Some(deviation) = current.apply(entry) {
+                deviations.push((entry.seq, deviation));
+            }
         }
-        current.applied = applied;
+        let applied = current.applied;
         drop(current);
         self.applied.send_replace(applied);
+        deviations
     }
 
     /// Replaces everything.
@@ -135,59 +207,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write<'a>(seq: u64, key: &'a str, value: &'a str) -> (Seq, &'a [u8], &'a [u8]) {
-        (Seq(seq), key.as_bytes(), value.as_bytes())
-    }
-
-    #[test]
-    fn the_last_write_of_a_key_wins_and_carries_its_version() {
-        let store = Store::default();
-        store.apply([write(1, "a", "1"), write(2, "b", "2"), write(3, "a", "3")].into_iter(), Seq(4));
-        let (found, applied) = store.get(b"a");
-        assert_eq!(found, Some(Versioned { value: Bytes::from_static(b"3"), version: Seq(3) }));
-        assert_eq!((applied, store.len()), (Seq(4), 2));
-        assert_eq!(store.get(b"c").0, None);
-    }
-
-    #[test]
-    fn a_snapshot_does_not_change_under_its_reader() {
-        let store = Store::default();
-        store.apply([write(1, "a", "1")].into_iter(), Seq(1));
-        let before = store.snapshot();
-        store.apply([write(2, "a", "2"), write(3, "b", "3")].into_iter(), Seq(3));
-        assert_eq!((before.len(), before.applied), (1, Seq(1)));
-        assert_eq!(before.get(b"a").expect("kept").version, Seq(1));
-    }
-
-    #[test]
-    fn a_snapshot_can_be_walked_in_pieces() {
-        let mut snapshot = Snapshot::default();
-        for (seq, key) in (1..).zip(["c", "a", "b"]) {
-            snapshot.put(key.as_bytes(), b"0", Seq(seq));
-        }
-        let first: Vec<_> = snapshot.after(None).take(2).map(|(key, _)| key.clone()).collect();
-        assert_eq!(first, ["a", "b"]);
-        let rest: Vec<_> = snapshot.after(first.last()).map(|(key, _)| key.clone()).collect();
-        assert_eq!(rest, ["c"]);
-    }
-
-    #[tokio::test]
-    async fn a_reader_can_wait_for_a_version() {
-        let store = Store::default();
-        let waiting = tokio::spawn({
-            let store = store.clone();
-            async move {
-                store.reached(Seq(2)).await;
-                store.applied()
-            }
-        });
-        store.apply(std::iter::empty(), Seq(1));
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "one is not two");
-        store.apply(std::iter::empty(), Seq(2));
-        assert_eq!(waiting.await.expect("no panic"), Seq(2));
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ use crate::{
     failpoint::{Failpoint, reached},
     handle::{Outgoing, Stopped},
     store::Snapshot,
-    wire::{self, Malformed},
+    wire::{self, Malformed, SnapshotPart},
 };
 
 mod follower;
@@ -185,11 +185,14 @@ async fn drain(write: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut) -> 
     Ok(())
 }
 
-/// The frames of a snapshot after its first: its keys in parts, then its end. Each is made when asked for.
+/// The frames of a snapshot after its first: its keys in parts, its request ids, then its end. Each is made
+/// when asked for.
 pub struct SnapshotParts {
     snapshot: Snapshot,
     last: Option<Bytes>,
-    keys: u64,
+    /// Place of the last request id that was sent.
+    last_request: Seq,
+    records: u64,
     ended: bool,
 }
 
@@ -197,7 +200,7 @@ impl SnapshotParts {
     /// All parts of `snapshot`.
     #[must_use]
     pub fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, last: None, keys: 0, ended: false }
+        Self { snapshot, last: None, last_request: Seq(0), records: 0, ended: false }
     }
 }
 
@@ -210,11 +213,17 @@ impl Iterator for SnapshotParts {
         }
         if let Some((frame, last, keys)) = wire::snapshot_part(self.snapshot.after(self.last.as_ref())) {
             self.last = Some(last);
-            self.keys += keys;
+            self.records += keys;
+            return Some(frame);
+        }
+        if let Some((frame, last, requests)) = wire::snapshot_requests(self.snapshot.requests.after(self.last_request))
+        {
+            self.last_request = last;
+            self.records += requests;
             return Some(frame);
         }
         self.ended = true;
-        Some(wire::snapshot_end(self.keys))
+        Some(wire::snapshot_end(self.records))
     }
 }
 
@@ -222,25 +231,35 @@ impl Iterator for SnapshotParts {
 #[derive(Debug, Default)]
 pub struct SnapshotBuilder {
     snapshot: Snapshot,
-    keys: u64,
+    records: u64,
 }
 
 impl SnapshotBuilder {
     /// Adds a part.
-    pub fn part(&mut self, keys: Vec<(Bytes, crate::store::Versioned)>) {
-        for (key, versioned) in keys {
-            self.snapshot.put(&key, &versioned.value, versioned.version);
-            self.keys += 1;
+    pub fn part(&mut self, part: SnapshotPart) {
+        match part {
+            SnapshotPart::Keys(keys) => {
+                self.records += keys.len() as u64;
+                for (key, found) in keys {
+                    self.snapshot.put(&key, found.format, &found.value, found.version);
+                }
+            }
+            SnapshotPart::Requests(requests) => {
+                self.records += requests.len() as u64;
+                for (place, found) in requests {
+                    self.snapshot.requests.remember(place, &found.request, found.outcome);
+                }
+            }
         }
     }
 
-    /// The snapshot, which stands at `applied`, if as many keys came as were sent.
+    /// The snapshot, which stands at `applied`, if as many keys and request ids came as were sent.
     ///
     /// # Errors
     /// When parts are missing.
-    pub fn end(self, keys: u64, applied: Seq) -> Result<Snapshot, StreamError> {
-        if keys != self.keys {
-            return Err(StreamError::Unexpected("a snapshot ended with keys missing"));
+    pub fn end(self, records: u64, applied: Seq) -> Result<Snapshot, StreamError> {
+        if records != self.records {
+            return Err(StreamError::Unexpected("a snapshot ended with records missing"));
         }
         let mut snapshot = self.snapshot;
         snapshot.applied = applied;

@@ -7,14 +7,17 @@ mod read;
 mod write;
 
 use bytes::Bytes;
-use quorumkv_api::Epoch;
+use quorumkv_api::{Epoch, Seq};
 use quorumkv_protocol::{FollowerMessage, Hello, LeaderMessage, SnapshotMeta};
 
 pub use self::{
-    read::{read_follower_frame, read_leader_frame},
-    write::{alive, append, follower_message, heartbeat, hello, snapshot_end, snapshot_part, snapshot_start},
+    read::{read_follower_frame, read_leader_frame, read_write},
+    write::{
+        alive, append, follower_message, heartbeat, hello, put_write, snapshot_end, snapshot_part, snapshot_requests,
+        snapshot_start,
+    },
 };
-use crate::store::Versioned;
+use crate::store::{Versioned, requests::Remembered};
 
 /// What a leader sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +33,24 @@ pub enum LeaderFrame {
         /// What it stands for.
         meta: SnapshotMeta,
     },
-    /// Some keys of it.
-    SnapshotPart(Vec<(Bytes, Versioned)>),
+    /// Some of it.
+    SnapshotPart(SnapshotPart),
     /// It is complete.
     SnapshotEnd {
-        /// Number of keys sent.
-        keys: u64,
+        /// Number of keys and request ids sent.
+        records: u64,
     },
     /// Nothing to say, still there.
     Alive,
+}
+
+/// Records of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotPart {
+    /// Keys with their values.
+    Keys(Vec<(Bytes, Versioned)>),
+    /// Remembered request ids with their places in the log, in that order.
+    Requests(Vec<(Seq, Remembered)>),
 }
 
 /// What a follower sends.
@@ -68,6 +80,12 @@ pub enum Malformed {
     /// A key that no client could have written.
     #[error("a key has {0} bytes")]
     Key(usize),
+    /// A request id that no client could have sent.
+    #[error("a request id is no printable text")]
+    RequestId,
+    /// A number that stands for nothing.
+    #[error("{0} cannot be {1}")]
+    Code(&'static str, u8),
 }
 
 mod kind {
@@ -78,6 +96,9 @@ mod kind {
     pub(super) const SNAPSHOT_START: u8 = 4;
     pub(super) const SNAPSHOT_PART: u8 = 5;
     pub(super) const SNAPSHOT_END: u8 = 6;
+    /// As `SNAPSHOT_PART`, with the format of each value; used where not all are JSON.
+    pub(super) const SNAPSHOT_FORMATS: u8 = 7;
+    pub(super) const SNAPSHOT_REQUESTS: u8 = 8;
     pub(super) const WELCOME: u8 = 16;
     pub(super) const ACK: u8 = 17;
     pub(super) const MISMATCH: u8 = 18;
@@ -86,6 +107,21 @@ mod kind {
     pub(super) const PUT: u8 = 0;
     pub(super) const BARRIER: u8 = 1;
     pub(super) const SETTINGS: u8 = 2;
+    pub(super) const WRITE: u8 = 3;
+
+    pub(super) const DELETE: u8 = 0;
+    pub(super) const JSON: u8 = 1;
+    pub(super) const RAW: u8 = 2;
+
+    pub(super) const ALWAYS: u8 = 0;
+    pub(super) const PRESENT: u8 = 1;
+    pub(super) const ABSENT: u8 = 2;
+    pub(super) const VERSION: u8 = 3;
+    pub(super) const NOT_VERSION: u8 = 4;
+
+    pub(super) const DONE: u8 = 0;
+    pub(super) const FAILED_ABSENT: u8 = 1;
+    pub(super) const FAILED_VERSION: u8 = 2;
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 #[path = "static_cluster/persistent.rs"]
 mod persistent;
+#[path = "static_cluster/retries.rs"]
+mod retries;
 mod support;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -67,6 +67,14 @@ impl LabClient {
         self.set_json(node, &json!({"key": key, "value": value})).await
     }
 
+    /// `POST /set` of a text value under a request id, so that it can be repeated.
+    ///
+    /// # Errors
+    /// When there is no complete answer.
+    pub async fn set_with_id(&self, node: &str, key: &str, value: &str, id: &str) -> reqwest::Result<Answer> {
+        self.set_json(node, &json!({"key": key, "value": value, "requestId": id})).await
+    }
+
     /// `POST /set` of this body.
     ///
     /// # Errors

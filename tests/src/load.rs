@@ -2,8 +2,9 @@
 //!
 //! [`Load::start`] begins; [`Running::stop`] or [`Running::finish`] ends it and gives a [`Report`]: every
 //! operation with its times and outcome (fit for [`crate::history::check`]) and the latencies of acknowledged
-//! writes. Each value is written once: a write whose outcome is unknown is never sent again, its client goes
-//! on with a new value. A write that was certainly not done (refused, or never sent) may be tried again.
+//! writes. Each value is written once: a write whose outcome is unknown is sent again only under a request id
+//! ([`Load::request_ids`]), else its client goes on with a new value. A write that was certainly not done
+//! (refused, or never sent) may be tried again.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,7 @@ pub enum Policy {
     /// Counts a failure and goes on: for tests in which no write may fail.
     Strict,
     /// Finds the leader (from the answer, else from any node's `/status`) and tries again for so long. Only
-    /// then it counts a failure. Unknown outcomes are recorded and not repeated.
+    /// then it counts a failure. Unknown outcomes are recorded, and repeated only under request ids.
     Follow {
         /// How long one write is tried.
         patience: Duration,
@@ -138,6 +139,7 @@ pub struct Load {
     policy: Policy,
     timeout: Duration,
     pause: Duration,
+    request_ids: bool,
 }
 
 impl Load {
@@ -155,6 +157,7 @@ impl Load {
             policy: Policy::Strict,
             timeout: Duration::from_secs(10),
             pause: Duration::ZERO,
+            request_ids: false,
         }
     }
 
@@ -211,6 +214,13 @@ impl Load {
     #[must_use]
     pub fn pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
+        self
+    }
+
+    /// Every write carries a request id: with [`Policy::Follow`], one whose outcome is unknown is repeated.
+    #[must_use]
+    pub fn request_ids(mut self) -> Self {
+        self.request_ids = true;
         self
     }
 
@@ -288,7 +298,7 @@ impl Shared {
             writes += 1;
             let name = format!("{:08x}-{number}-{writes}", self.run);
             let width = self.load.value_bytes;
-            let operation = self.write(number, key, format!("{name:.<width$}")).await;
+            let operation = self.write(number, key, format!("{name:.<width$}"), &name).await;
             if operation.is_acked_write() {
                 self.acked.send_modify(|acked| *acked += 1);
             } else {
@@ -301,25 +311,40 @@ impl Shared {
         history
     }
 
-    async fn write(&self, client: usize, key: String, value: String) -> Operation {
+    async fn write(&self, client: usize, key: String, value: String, id: &str) -> Operation {
         let first_try = Instant::now();
+        // Of the first try that may have had an effect: with those after it, it is one operation.
+        let mut may_be_done_since = None;
         loop {
             let url = self.load.target.leader();
-            // Each try is its own operation: an earlier one certainly had no effect.
             let invoked = Moment::now();
-            let answer = self.client.set(&url, &key, &value).await;
+            let answer = match self.load.request_ids {
+                true => self.client.set_with_id(&url, &key, &value, id).await,
+                false => self.client.set(&url, &key, &value).await,
+            };
             let returned = Moment::now();
-            let outcome = outcome_of(&answer);
+            let mut outcome = outcome_of(&answer);
             let patience = match self.load.policy {
                 Policy::Strict => Duration::ZERO,
                 Policy::Follow { patience } => patience,
             };
-            let refused = matches!(outcome, Outcome::Refused { .. });
+            let again = match &outcome {
+                Outcome::Acked { .. } => false,
+                Outcome::Refused { .. } => true,
+                Outcome::Unknown { .. } => self.load.request_ids,
+            };
+            if matches!(outcome, Outcome::Unknown { .. }) {
+                may_be_done_since.get_or_insert(invoked);
+            }
             if self.load.policy != Policy::Strict && !matches!(outcome, Outcome::Acked { .. }) {
                 self.find_leader(&url, &answer).await;
             }
             let stopped = self.stop.load(Ordering::Relaxed);
-            if !refused || stopped || first_try.elapsed() >= patience {
+            if !again || stopped || first_try.elapsed() >= patience {
+                let invoked = may_be_done_since.unwrap_or(invoked);
+                if let (Some(_), Outcome::Refused { reason }) = (may_be_done_since, &outcome) {
+                    outcome = Outcome::Unknown { reason: format!("{reason}, after an unknown outcome") };
+                }
                 return Operation { client, key, action: Action::Write { value, outcome }, invoked, returned };
             }
         }

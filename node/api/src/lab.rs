@@ -17,6 +17,10 @@ pub struct SetRequest<'a> {
     /// Any JSON value, kept byte for byte.
     #[serde(borrow)]
     pub value: &'a RawValue,
+    /// The client's name for this write, under which it can be repeated:
+    /// 1..[`crate::MAX_REQUEST_ID_BYTES`] bytes of printable ASCII.
+    #[serde(default, rename = "requestId", skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// `POST /set` answered 200: durable on the leader and on `replicas` followers.
@@ -28,6 +32,9 @@ pub struct SetReply {
     pub replicas: usize,
     /// Place of the write in the log.
     pub version: Seq,
+    /// Whether an earlier request with the same id did it, and this one did nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
 }
 
 /// `GET /get/<key>` answered 200.
@@ -61,6 +68,9 @@ pub struct ErrorReply {
     /// Followers that had confirmed when the write timed out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<usize>,
+    /// Version of the key's value where a condition does not hold; `null` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Option<Seq>>,
 }
 
 /// What a node is at the moment.
@@ -194,10 +204,64 @@ pub enum ReplicatedOperation {
         /// Its value.
         value: serde_json::Value,
     },
+    /// A write that is more than that.
+    Write(ReplicatedWrite),
     /// Does nothing; proves that an epoch can commit.
     Barrier {},
     /// Changes the settings from here on.
     Settings(crate::Settings),
+}
+
+/// A write that deletes, has a condition or a request id, or gives a key a value that is no JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicatedWrite {
+    /// The key.
+    pub key: String,
+    /// What happens to it.
+    pub change: ReplicatedChange,
+    /// What must hold of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<ReplicatedCondition>,
+    /// By which it is known when it is repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<ReplicatedRequestKey>,
+}
+
+/// What a [`ReplicatedWrite`] does to its key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReplicatedChange {
+    /// Gives it a JSON value.
+    Json(serde_json::Value),
+    /// Gives it any value, here in base64.
+    Raw(String),
+    /// Takes its value away.
+    Delete {},
+}
+
+/// What must hold of a key when a [`ReplicatedWrite`] is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReplicatedCondition {
+    /// It has a value.
+    Present,
+    /// It has none.
+    Absent,
+    /// It has a value of this version.
+    Version(Seq),
+    /// It has no value, or one of another version.
+    NotVersion(Seq),
+}
+
+/// By which a repeated [`ReplicatedWrite`] is known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicatedRequestKey {
+    /// The client's name for it.
+    pub id: String,
+    /// 16 bytes that tell it from other writes of that name, in base64.
+    pub digest: String,
 }
 
 /// `POST /replicate` answered 200.

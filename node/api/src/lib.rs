@@ -24,5 +24,7 @@ pub const PEER_PORT: u16 = 5100;
 pub const METRICS_PORT: u16 = 9100;
 /// Longest key, in bytes of UTF-8. The shortest is one byte.
 pub const MAX_KEY_BYTES: usize = 1024;
+/// Longest request id, in bytes of printable ASCII. The shortest is one byte.
+pub const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Largest body of a client request, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;

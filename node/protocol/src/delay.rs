@@ -134,6 +134,10 @@ impl DelayGate {
         self.writes.len()
     }
 
+    pub(crate) fn holds(&self, seq: Seq) -> bool {
+        self.writes.contains_key(&seq)
+    }
+
     fn remove(&mut self, seq: Seq) -> Option<DelayedWrite> {
         self.confirmed.remove(&seq);
         self.writes.remove(&seq)

@@ -111,6 +111,11 @@ impl Leader {
         self.writes.len() + self.delayed.len()
     }
 
+    /// Whether the write at this place is not answered yet.
+    pub(crate) fn owes_answer(&self, seq: Seq) -> bool {
+        self.writes.binary_search_by_key(&seq, |write| write.seq).is_ok() || self.delayed.holds(seq)
+    }
+
     pub(crate) fn propose(
         &mut self,
         replica: &mut Replica,

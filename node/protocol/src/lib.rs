@@ -24,9 +24,9 @@ mod replica;
 
 pub use log::Log;
 pub use message::{
-    Append, Effects, Entry, EpochStart, FollowerMessage, Hello, Input, LeaderMessage, Leading, Micros, Operation,
-    Outline, Persist, ReplyBody, RequestId, SnapshotMeta, SnapshotSource, StreamId, Ticket, ToFollower, Welcome,
-    WriteId, WriteOutcome,
+    Append, Change, Condition, Digest, Effects, Entry, EpochStart, FollowerMessage, Format, Hello, Input,
+    LeaderMessage, Leading, Micros, Operation, Outline, Persist, ReplyBody, RequestId, RequestKey, SnapshotMeta,
+    SnapshotSource, StreamId, Ticket, ToFollower, Welcome, Write, WriteId, WriteOutcome,
 };
 pub use node::{Node, View};
 pub use replica::{Identity, Recovered};

@@ -69,11 +69,7 @@ impl Entry {
     /// Bytes it holds in memory and, nearly, on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let payload = match &self.operation {
-            Operation::Put { key, value } => key.len() + value.len(),
-            Operation::Barrier | Operation::Settings(_) => 0,
-        };
-        payload + std::mem::size_of::<Self>()
+        self.operation.weight() + std::mem::size_of::<Self>()
     }
 }
 
@@ -87,11 +83,116 @@ pub enum Operation {
         /// JSON text, byte for byte as it was written.
         value: Bytes,
     },
+    /// A write that is more than that.
+    Write(Box<Write>),
     /// Nothing; the first entry of an epoch, whose commitment shows that the epoch's leader can commit.
     Barrier,
     /// New settings from the next entry on.
     Settings(Settings),
 }
+
+impl Operation {
+    /// Bytes it holds besides its own size.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Put { key, value } => key.len() + value.len(),
+            Self::Write(write) => write.weight(),
+            Self::Barrier | Self::Settings(_) => 0,
+        }
+    }
+}
+
+/// A write that deletes, has a condition, can be repeated safely, or gives a key a value that is no JSON.
+///
+/// What becomes of it is decided where it is applied, from everything that the log says before it: so every
+/// replica decides the same, whoever leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// UTF-8, 1..1024 bytes.
+    pub key: Bytes,
+    /// What happens to it.
+    pub change: Change,
+    /// Without it, it happens in any case.
+    pub condition: Option<Condition>,
+    /// Without it, it happens as often as it is in the log.
+    pub request: Option<RequestKey>,
+}
+
+impl Write {
+    fn weight(&self) -> usize {
+        let value = match &self.change {
+            Change::Put { value, .. } => value.len(),
+            Change::Delete => 0,
+        };
+        let request = self.request.as_ref().map_or(0, |request| request.id.len());
+        self.key.len() + value + request + std::mem::size_of::<Self>()
+    }
+}
+
+/// What a [`Write`] does to its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Gives it a value.
+    Put {
+        /// What kind of value.
+        format: Format,
+        /// Its bytes.
+        value: Bytes,
+    },
+    /// Takes its value away, if it has one.
+    Delete,
+}
+
+/// How the bytes of a value are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// JSON text.
+    #[default]
+    Json,
+    /// Anything.
+    Raw,
+}
+
+/// What must hold of a key when a [`Write`] is applied. A version is the place in the log of the entry that
+/// gave the key its value, so no two values ever share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It has a value.
+    Present,
+    /// It has none.
+    Absent,
+    /// It has a value of this version.
+    Version(Seq),
+    /// It has no value, or one of another version.
+    NotVersion(Seq),
+}
+
+impl Condition {
+    /// Whether it holds of a key whose value, if it has one, has this version.
+    #[must_use]
+    pub fn holds(self, current: Option<Seq>) -> bool {
+        match self {
+            Self::Present => current.is_some(),
+            Self::Absent => current.is_none(),
+            Self::Version(version) => current == Some(version),
+            Self::NotVersion(version) => current != Some(version),
+        }
+    }
+}
+
+/// By which a repeated [`Write`] is known for what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The client's name for it: 1..128 bytes of printable ASCII.
+    pub id: Bytes,
+    /// Of everything else in the write, made by whoever took it from the client.
+    pub digest: Digest,
+}
+
+/// Tells two writes apart that carry the same request id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 16]);
 
 /// Where an epoch begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

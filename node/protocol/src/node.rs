@@ -170,6 +170,12 @@ impl Node {
         self.replica.snapshot_meta()
     }
 
+    /// Whether a write was proposed here whose entry is at this place, and which is not answered yet.
+    #[must_use]
+    pub fn owes_answer(&self, seq: Seq) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.owes_answer(seq))
+    }
+
     /// Followers of this leader; how many simulated round trips a write needs.
     #[must_use]
     pub fn follower_count(&self) -> usize {

@@ -137,3 +137,24 @@ fn a_copy_that_counts_before_it_acknowledges_confirms_as_ever() {
     assert_eq!(pair.take(20, Input::Tick), []);
     assert!(is_committed(&pair.acknowledge(21, 2, 3)));
 }
+
+#[test]
+fn an_answer_is_owed_until_it_is_given_or_the_write_is_given_up() {
+    let copy = member("b");
+    let mut pair = Pair::new(&copy);
+    pair.connect(1, 1, &copy);
+    pair.acknowledge(2, 1, 2);
+    let text = Bytes::from_static(b"1");
+    for (write, round_trips) in [(1, vec![]), (2, vec![Duration::from_millis(10)]), (3, vec![])] {
+        let operation = Operation::Put { key: text.clone(), value: text.clone() };
+        assert_eq!(pair.take(3, Input::Propose { write: WriteId(write), operation, round_trips }), []);
+    }
+    let owed = |pair: &Pair| [2, 3, 4, 5, 6].map(|seq| pair.leader.owes_answer(Seq(seq)));
+    assert_eq!(owed(&pair), [false, true, true, true, false]);
+    assert_eq!(pair.acknowledge(4, 1, 4).len(), 1);
+    assert_eq!(owed(&pair), [false, false, true, true, false], "one is committed, but its round trip goes on");
+    assert_eq!(pair.take(20, Input::Tick).len(), 1);
+    assert_eq!(owed(&pair), [false, false, false, true, false]);
+    assert_eq!(pair.take(60_000, Input::Tick), [(WriteId(3), WriteOutcome::QuorumNotReached { replicas: 0 })]);
+    assert_eq!(owed(&pair), [false; 5]);
+}

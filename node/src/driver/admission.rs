@@ -90,8 +90,8 @@ impl<S: Storage> Driver<S> {
         let weight = |entries: &[Entry]| entries.iter().map(Entry::weight).sum();
         match command {
             // Only a leader appends; anybody else answers that it is none.
-            Command::Write { key, value, .. } if self.node.follower_count() > 0 => {
-                Some(key.len() + value.len() + size_of::<Entry>())
+            Command::Write { operation, .. } if self.node.follower_count() > 0 => {
+                Some(operation.weight() + size_of::<Entry>())
             }
             Command::FromLeader { message: LeaderMessage::Append(append), .. } if !append.entries.is_empty() => {
                 Some(weight(&append.entries))

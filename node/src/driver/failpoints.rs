@@ -29,7 +29,9 @@ mod switch {
                         .map(|entry| match entry.operation {
                             Operation::Barrier => (Failpoint::BarrierAppended, Failpoint::BarrierKept),
                             Operation::Settings(_) => (Failpoint::SettingsAppended, Failpoint::SettingsKept),
-                            Operation::Put { .. } => (Failpoint::EntryAppended, Failpoint::EntryKept),
+                            Operation::Put { .. } | Operation::Write(_) => {
+                                (Failpoint::EntryAppended, Failpoint::EntryKept)
+                            }
                         })
                         .collect(),
                     Persist::Commit(_) => Vec::new(),
@@ -52,7 +54,7 @@ mod switch {
                 reached(match entry.operation {
                     Operation::Barrier => Failpoint::BarrierCommitted,
                     Operation::Settings(_) => Failpoint::SettingsCommitted,
-                    Operation::Put { .. } => Failpoint::WriteCommitted,
+                    Operation::Put { .. } | Operation::Write(_) => Failpoint::WriteCommitted,
                 });
             }
         }

@@ -57,7 +57,7 @@ pub(super) async fn get(
     let (found, _) = port.driver.store.get(key.as_bytes());
     // Only after the read: a lease that still holds now held while the value was read.
     allowed(&port.driver, &query)?;
-    let Some(Versioned { value, version }) = found else {
+    let Some(Versioned { value, format: _, version }) = found else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
     };
     let mut body = Vec::with_capacity(key.len() + value.len() + 48);
@@ -190,6 +190,7 @@ impl Iterator for Pieces {
 #[cfg(test)]
 mod tests {
     use quorumkv_api::lab::GetAllReply;
+    use quorumkv_protocol::Format;
 
     use super::*;
 
@@ -207,7 +208,8 @@ mod tests {
     fn a_large_store_comes_in_pieces_that_are_one_object() {
         let mut snapshot = Snapshot::default();
         for key in 0..5_000_u64 {
-            snapshot.put(format!("key \"{key}\"").as_bytes(), format!(r#"{{"n": {key}}}"#).as_bytes(), Seq(key + 1));
+            let value = format!(r#"{{"n": {key}}}"#);
+            snapshot.put(format!("key \"{key}\"").as_bytes(), Format::Json, value.as_bytes(), Seq(key + 1));
         }
         snapshot.applied = Seq(5_003);
         let (pieces, body) = body_of(snapshot);

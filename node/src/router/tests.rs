@@ -9,7 +9,7 @@ use quorumkv_api::{
     lab::{ErrorReply, GetReply, Role, StatusReply},
     peer::{FollowerState, NodeState, PeerAddress, PeerError, Refusal, SettingsEntry},
 };
-use quorumkv_protocol::{Append, Micros, View};
+use quorumkv_protocol::{Append, Format, Micros, Operation, View, WriteOutcome};
 use rstest::rstest;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -19,7 +19,10 @@ use super::*;
 use crate::{
     clock::Clock,
     handle::{Command, Inspection},
+    store::Snapshot,
 };
+
+mod ids;
 
 const LEADER_URL: &str = "http://leader:5000";
 
@@ -67,7 +70,7 @@ impl Port {
     fn answering(outcome: WriteOutcome) -> Self {
         Self::new(view(Role::Leader), None, move |command| {
             let Command::Write { answer, .. } = command else { panic!("a write, not {command:?}") };
-            answer.send(Ok(outcome.clone())).expect("somebody waits");
+            answer.send(Ok(outcome.clone().into())).expect("somebody waits");
         })
     }
 
@@ -87,6 +90,14 @@ impl Port {
     async fn post(&self, path: &str, body: impl Into<Body>) -> (StatusCode, String) {
         self.call(Request::post(path).body(body.into()).expect("a request")).await
     }
+}
+
+/// A state with one key.
+fn holding(key: &str, value: &str, version: u64, applied: u64) -> Snapshot {
+    let mut state = Snapshot::default();
+    state.applied = Seq(applied);
+    state.put(key.as_bytes(), Format::Json, value.as_bytes(), Seq(version));
+    state
 }
 
 fn error_of(body: &str) -> ErrorReply {
@@ -121,7 +132,7 @@ async fn while_no_leader_is_known_the_answer_says_null() {
     let unknown = View { leader: None, leader_url: None, ..view(Role::Follower) };
     let port = Port::new(unknown, None, |command| {
         let Command::Write { answer, .. } = command else { panic!("a write") };
-        answer.send(Ok(WriteOutcome::NotLeader)).expect("somebody waits");
+        answer.send(Ok(WriteOutcome::NotLeader.into())).expect("somebody waits");
     });
     let (_, body) = port.post("/set", r#"{"key":"k","value":1}"#).await;
     assert_eq!(body, r#"{"error":"Only leader accepts writes","leader":null}"#);
@@ -172,10 +183,10 @@ async fn bytes_that_are_no_text_are_refused(#[case] body: &'static [u8]) {
 async fn keys_arrive_unescaped_and_values_byte_for_byte(#[case] written: &str, #[case] expected: &str) {
     let (sender, mut arrived) = tokio::sync::mpsc::unbounded_channel();
     let port = Port::new(view(Role::Leader), None, move |command| {
-        let Command::Write { key, value, answer } = command else { panic!("a write") };
+        let Command::Write { operation: Operation::Put { key, value }, answer } = command else { panic!("a put") };
         sender.send((key, value)).expect("the test waits");
         let outcome = WriteOutcome::Committed { version: Seq(1), replicas: 1, appended: Micros(0) };
-        answer.send(Ok(outcome)).expect("somebody waits");
+        answer.send(Ok(outcome.into())).expect("somebody waits");
     });
     let body = format!("{{\"value\":  {{\"z\": 1.00, \"a\" :[ ]}} , \"key\":\"{written}\"}}");
     let (status, _) = port.post("/set", body).await;
@@ -210,7 +221,7 @@ async fn a_body_above_one_mebibyte_is_too_large(#[case] path: &str) {
 async fn reads_give_values_as_they_were_written() {
     let port = Port::untouched(Role::Follower);
     let key = "a/b \"ä\"";
-    port.driver.store.apply([(Seq(3), key.as_bytes(), &br#"{"x": 1.0}"#[..])].into_iter(), Seq(5));
+    port.driver.store.install(holding(key, r#"{"x": 1.0}"#, 3, 5));
     let (status, body) = port.get("/get/a/b%20%22%C3%A4%22").await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"key":"a/b \"ä\"","value":{"x": 1.0},"version":3}"#));
     let reply: GetReply = serde_json::from_str(&body).expect("the wire type reads it");
@@ -283,7 +294,7 @@ async fn a_read_waits_for_the_version_it_names() {
     let store = port.driver.store.clone();
     tokio::spawn(async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        store.apply([(Seq(2), &b"k"[..], &b"1"[..])].into_iter(), Seq(2));
+        store.install(holding("k", "1", 2, 2));
     });
     let (status, body) = port.get("/get/k?minVersion=2").await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"key":"k","value":1,"version":2}"#));

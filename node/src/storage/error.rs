@@ -92,14 +92,14 @@ pub enum Problem {
         file: &'static str,
     },
     /// A file of another version.
-    #[error("{file} has format version {found}; this program reads version {expected}")]
+    #[error("{file} has format version {found}; this program reads versions up to {newest}")]
     Version {
         /// The file.
         file: String,
         /// Its version.
         found: u32,
-        /// The only one that is read.
-        expected: u32,
+        /// The newest one that is read.
+        newest: u32,
     },
     /// A file of another copy.
     #[error("{file} belongs to copy {found}, this directory is copy {expected}")]

@@ -14,6 +14,8 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use quorumkv_api::{Delay, Epoch, MAX_KEY_BYTES, Seq, Settings, StorageId, WriteQuorum};
 use quorumkv_protocol::{Entry, Operation};
 
+use crate::wire;
+
 /// Bytes before the payload.
 pub(super) const HEADER_BYTES: usize = 36;
 
@@ -42,12 +44,15 @@ pub(super) enum Kind {
     Barrier,
     /// An entry with settings.
     Settings,
+    /// An entry with a write that is more than a put.
+    Write,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        use Kind::{Barrier, Commit, Group, Promise, Put, Seal, Settings, Truncate};
-        [Group, Seal, Promise, Truncate, Commit, Put, Barrier, Settings].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Barrier, Commit, Group, Promise, Put, Seal, Settings, Truncate, Write};
+        let all = [Group, Seal, Promise, Truncate, Commit, Put, Barrier, Settings, Write];
+        all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -81,6 +86,7 @@ impl Frame {
                 std::str::from_utf8(&key).ok()?;
                 Operation::Put { key, value: rest }
             }
+            Kind::Write => Operation::Write(Box::new(wire::read_write(self.payload.clone()).ok()?)),
             Kind::Barrier => Operation::Barrier,
             Kind::Settings => Operation::Settings(read_settings(&self.payload)?),
             _ => return None,
@@ -129,6 +135,9 @@ impl Encoder {
                 out.put_slice(key);
                 out.put_slice(value);
             }),
+            Operation::Write(write) => {
+                self.push_with(Kind::Write, *epoch, *seq, |out| wire::put_write(out, write));
+            }
             Operation::Barrier => self.push(Kind::Barrier, *epoch, *seq),
             Operation::Settings(settings) => {
                 self.push_with(Kind::Settings, *epoch, *seq, |out| put_settings(out, settings));
@@ -230,6 +239,7 @@ fn read_settings(payload: &Bytes) -> Option<Settings> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use quorumkv_protocol::{Change, Condition, Digest, Format, RequestKey, Write};
 
     use super::*;
 
@@ -240,7 +250,13 @@ mod tests {
     fn entries() -> Vec<Entry> {
         let settings = Settings { write_quorum: WriteQuorum(2), ..Settings::default() };
         let put = Operation::Put { key: Bytes::from_static(b"key"), value: Bytes::from_static(b"[1]") };
-        let operations = [put, Operation::Barrier, Operation::Settings(settings)];
+        let write = Write {
+            key: Bytes::from_static(b"key"),
+            change: Change::Put { format: Format::Raw, value: Bytes::from_static(b"\0\xff") },
+            condition: Some(Condition::Version(Seq(1))),
+            request: Some(RequestKey { id: Bytes::from_static(b"id"), digest: Digest([7; 16]) }),
+        };
+        let operations = [put, Operation::Barrier, Operation::Settings(settings), Operation::Write(Box::new(write))];
         (1..).zip(operations).map(|(seq, operation)| Entry { epoch: Epoch(3), seq: Seq(seq), operation }).collect()
     }
 
@@ -266,12 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_on_disk_stay_what_version_one_wrote() {
+    fn the_bytes_on_disk_stay_what_they_are() {
         let (bytes, ends) = encoded();
-        let hex: String = bytes[..ends[0]].iter().map(|byte| format!("{byte:02x}")).collect();
-        let rest = "08000000516b06010900000000000000030000000000000001000000000000000300\
-                    6b65795b315d";
-        assert_eq!(hex[8..], *rest, "a change here makes existing data unreadable: raise the version");
+        let hex = |frame: std::ops::Range<usize>| -> String {
+            // Without the checksum.
+            bytes[frame].iter().skip(4).map(|byte| format!("{byte:02x}")).collect()
+        };
+        let because = "a change here makes existing data unreadable: raise the version";
+        let put = "08000000516b06010900000000000000030000000000000001000000000000000300\
+                   6b65795b315d";
+        assert_eq!(hex(0..ends[0]), put, "{because}");
+        let write = "28000000516b09020900000000000000030000000000000004000000000000000203\
+                     010000000000000002696407070707070707070707070707070707030002000000\
+                     6b657900ff";
+        assert_eq!(hex(ends[2]..ends[3]), write, "{because}");
     }
 
     #[test]

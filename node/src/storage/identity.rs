@@ -1,4 +1,5 @@
-//! The file that says which copy a directory is. It is made once, last of all, and never changes.
+//! The file that says which copy a directory is, and the version of what is in it. It is made once, last of
+//! all; only a newer version ever replaces it, before anything is written that older programs do not know.
 
 use std::io::IoSlice;
 
@@ -14,11 +15,12 @@ use super::{
 pub(super) const FILE: &str = "copy";
 
 const PASSING: &str = "copy.tmp";
-const VERSION: u32 = 1;
+/// Version of the directory: not less than that of any file in it.
+const VERSION: u32 = 2;
 const TITLE: &str = "quorumkv data, format ";
 
-/// The identity of the copy, unless there is none yet.
-pub(super) fn read(disk: &impl Disk, names: &[String]) -> Result<Option<StorageId>, Problem> {
+/// The identity of the copy and the version of the directory, unless there is none yet.
+pub(super) fn read(disk: &impl Disk, names: &[String]) -> Result<Option<(StorageId, u32)>, Problem> {
     if !names.iter().any(|name| name == FILE) {
         return Ok(None);
     }
@@ -26,23 +28,26 @@ pub(super) fn read(disk: &impl Disk, names: &[String]) -> Result<Option<StorageI
     let text = String::from_utf8_lossy(&contents);
     let mut lines = text.lines();
     let title = lines.next().unwrap_or_default();
-    let version = title.strip_prefix(TITLE).and_then(|version| version.parse().ok());
-    match version {
-        Some(VERSION) => {}
-        Some(found) => return Err(Problem::Version { file: FILE.to_owned(), found, expected: VERSION }),
+    let version = match title.strip_prefix(TITLE).and_then(|version| version.parse().ok()) {
+        Some(known @ 1..=VERSION) => known,
+        Some(found) => return Err(Problem::Version { file: FILE.to_owned(), found, newest: VERSION }),
         None => return Err(Problem::corrupt(FILE, 0, "it has no title")),
-    }
+    };
     let copy = lines.next().and_then(|line| Uuid::try_parse(line).ok()).map(StorageId);
-    match copy {
-        Some(copy) if contents == render(copy).as_bytes() => Ok(Some(copy)),
-        _ => Err(Problem::corrupt(FILE, title.len() + 1, "its checksum is another")),
-    }
+    let copy = copy.filter(|copy| contents == render(*copy, version).as_bytes());
+    let copy = copy.ok_or_else(|| Problem::corrupt(FILE, title.len() + 1, "its checksum is another"))?;
+    Ok(Some((copy, version)))
+}
+
+/// Makes a directory of an older version one of this.
+pub(super) fn renew(disk: &impl Disk, copy: StorageId, version: u32) -> Result<(), Problem> {
+    if version < VERSION { write(disk, copy) } else { Ok(()) }
 }
 
 /// Makes it.
 pub(super) fn write(disk: &impl Disk, copy: StorageId) -> Result<(), Problem> {
     let written = disk.create(PASSING).and_then(|mut file| {
-        file.write_at(0, &mut [IoSlice::new(render(copy).as_bytes())])?;
+        file.write_at(0, &mut [IoSlice::new(render(copy, VERSION).as_bytes())])?;
         file.sync()?;
         disk.rename(PASSING, FILE)?;
         disk.sync_names()
@@ -50,7 +55,7 @@ pub(super) fn write(disk: &impl Disk, copy: StorageId) -> Result<(), Problem> {
     written.map_err(Problem::io(FILE))
 }
 
-fn render(copy: StorageId) -> String {
-    let text = format!("{TITLE}{VERSION}\n{copy}\n");
+pub(super) fn render(copy: StorageId, version: u32) -> String {
+    let text = format!("{TITLE}{version}\n{copy}\n");
     format!("{text}{:08x}\n", crc32c::crc32c(text.as_bytes()))
 }

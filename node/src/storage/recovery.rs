@@ -83,7 +83,7 @@ impl<D: Disk> Recovery<'_, D> {
         let mut snapshots: Vec<u64> = names.iter().filter_map(|name| snapshot::batch_of(name)).collect();
         numbers.sort_unstable();
         snapshots.sort_unstable();
-        let Some(copy) = identity::read(self.disk, &names)? else {
+        let Some((copy, version)) = identity::read(self.disk, &names)? else {
             return self.begin(&numbers, &snapshots);
         };
         let newest = snapshots.pop();
@@ -97,6 +97,7 @@ impl<D: Disk> Recovery<'_, D> {
             let name = snapshot::file_name(batch);
             self.disk.remove(&name).map_err(Problem::io(&name))?;
         }
+        identity::renew(self.disk, copy, version)?;
         Ok(found(walk, newest.unwrap_or(0), snapshot_bytes))
     }
 

@@ -81,7 +81,7 @@ impl Replay {
             }
             Kind::Commit if frame.seq <= last => *commit = frame.seq.max(*commit),
             Kind::Commit => return Err(format!("entry {} is committed, but the last one is {last}", frame.seq)),
-            Kind::Put | Kind::Barrier | Kind::Settings => {
+            Kind::Put | Kind::Write | Kind::Barrier | Kind::Settings => {
                 let entry = frame.entry().ok_or("an entry cannot be read")?;
                 let before = entries.last().map_or(Epoch(0), |entry| entry.epoch);
                 if entry.seq != last.next() || entry.epoch < before {

@@ -21,8 +21,9 @@ use super::{
 /// Bytes before the first frame.
 pub(super) const HEADER_BYTES: usize = 8 + 4 + 8 + 16 + 4;
 
-/// Version of segments and their frames.
-pub(super) const VERSION: u32 = 1;
+/// Version of segments and their frames. The first knew no writes but plain ones; it may be written on, since
+/// the directory as a whole tells older programs that there is more ([`super::identity`]).
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"qkv-wal\n";
 const SPARE: &str = "wal-next.tmp";
@@ -60,8 +61,8 @@ pub(super) fn check_header(bytes: &[u8], number: u64, copy: StorageId) -> Result
     }
     header.advance(8);
     let found = header.get_u32_le();
-    if found != VERSION {
-        return Err(Problem::Version { file, found, expected: VERSION });
+    if !(1..=VERSION).contains(&found) {
+        return Err(Problem::Version { file, found, newest: VERSION });
     }
     let found_number = header.get_u64_le();
     let found_copy = StorageId(Uuid::from_u128(header.get_u128()));

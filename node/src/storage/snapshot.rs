@@ -4,7 +4,7 @@
 //! | magic: 8 bytes | version: u32 | copy: 16 bytes | batch: u64 | promised: u64 | last: u64 | CRC32C: u32 | frames |
 //! ```
 //!
-//! The frames are those of a replication stream: a snapshot of the applied keys, then appends with the
+//! The frames are those of a replication stream: a snapshot of the applied state, then appends with the
 //! entries after it. The log before and with `batch` is not needed any more; replaying begins with the next.
 //! A file has its name only when it is complete and durable.
 
@@ -27,8 +27,8 @@ use crate::{
     wire::{self, LeaderFrame, read_leader_frame},
 };
 
-/// Version of snapshots and their frames.
-const VERSION: u32 = 1;
+/// Version of snapshots and their frames. The first knew JSON values only, and no request ids.
+const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"qkv-snp\n";
 const HEADER_BYTES: usize = 8 + 4 + 16 + 3 * 8 + 4;
@@ -176,7 +176,7 @@ pub(super) fn read(disk: &impl Disk, batch: u64, copy: StorageId) -> Result<(Che
     let mut tail: Vec<Entry> = Vec::new();
     while let Some(frame) = frames.next()? {
         let LeaderFrame::Message(LeaderMessage::Append(append)) = frame else {
-            return Err(frames.corrupt("only entries follow the keys"));
+            return Err(frames.corrupt("only entries follow the state"));
         };
         tail.extend(append.entries);
     }
@@ -195,8 +195,8 @@ fn check_header(header: &[u8], name: &str, batch: u64, copy: StorageId) -> Resul
         return Err(Problem::corrupt(name, 0, "it is no snapshot"));
     }
     let found = rest.get_u32_le();
-    if found != VERSION {
-        return Err(Problem::Version { file: name.to_owned(), found, expected: VERSION });
+    if !(1..=VERSION).contains(&found) {
+        return Err(Problem::Version { file: name.to_owned(), found, newest: VERSION });
     }
     let found = StorageId(Uuid::from_u128(rest.get_u128()));
     let (found_batch, promised, last) = (rest.get_u64_le(), Epoch(rest.get_u64_le()), Seq(rest.get_u64_le()));
@@ -219,13 +219,13 @@ fn read_state<File: DiskFile>(frames: &mut Frames<'_, File>) -> Result<(Snapshot
     let mut builder = SnapshotBuilder::default();
     loop {
         match frames.next()? {
-            Some(LeaderFrame::SnapshotPart(keys)) => builder.part(keys),
-            Some(LeaderFrame::SnapshotEnd { keys }) => {
-                let state = builder.end(keys, meta.outline.last);
+            Some(LeaderFrame::SnapshotPart(part)) => builder.part(part),
+            Some(LeaderFrame::SnapshotEnd { records }) => {
+                let state = builder.end(records, meta.outline.last);
                 return Ok((meta, state.map_err(|error| frames.corrupt(error.to_string()))?));
             }
-            Some(_) => return Err(frames.corrupt("something else stands between its keys")),
-            None => return Err(frames.corrupt("it ends before its last key")),
+            Some(_) => return Err(frames.corrupt("something else stands between its records")),
+            None => return Err(frames.corrupt("it ends before its last record")),
         }
     }
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorumkv_api::{Epoch, Position, Seq, Settings, StorageId, WriteQuorum, peer::SettingsEntry};
-use quorumkv_protocol::{Entry, EpochStart, Log, Operation, Outline, Persist, Recovered, SnapshotMeta, Ticket};
+use quorumkv_protocol::{
+    Change, Condition, Digest, Entry, EpochStart, Format, Log, Operation, Outline, Persist, Recovered, RequestKey,
+    SnapshotMeta, Ticket, Write,
+};
 
 use super::{
     error::{OpenError, Problem},
@@ -16,7 +19,7 @@ use super::{
     testing::SimDisk,
     writer::{Halt, Writer},
 };
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, requests::Outcome};
 
 mod crash;
 mod damage;
@@ -31,8 +34,8 @@ const OPTIONS: Options =
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
     promised: Epoch,
-    /// The keys after every entry, committed or not.
-    keys: Vec<(Bytes, Bytes, Seq)>,
+    /// Keys and request ids after every entry, committed or not.
+    applied: Snapshot,
     outline: Outline,
     settings: Option<Settings>,
     /// Commit as storage was told at least, and as it was at most.
@@ -41,14 +44,11 @@ struct State {
 
 impl State {
     fn of(promised: Epoch, log: &Log, applied: Snapshot, commit: (Seq, Seq)) -> Self {
-        let mut state = applied;
-        for entry in log.entries(state.applied.next()..=log.last_seq()) {
-            if let Operation::Put { key, value } = &entry.operation {
-                state.put(key, value, entry.seq);
-            }
+        let mut applied = applied;
+        for entry in log.entries(applied.applied.next()..=log.last_seq()) {
+            applied.apply(entry);
         }
-        let keys = state.after(None).map(|(key, found)| (key.clone(), found.value.clone(), found.version));
-        Self { promised, keys: keys.collect(), outline: log.outline(), settings: log.settings_in_force(), commit }
+        Self { promised, applied, outline: log.outline(), settings: log.settings_in_force(), commit }
     }
 
     fn recovered(recovered: &Recovered, snapshot: &Snapshot) -> Self {
@@ -126,6 +126,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// One of everything that a write can be, by its place.
+fn unusual_write(seq: Seq, value_bytes: usize) -> Write {
+    let conditions = [Some(Condition::Version(Seq(seq.0 / 2))), Some(Condition::Absent), None];
+    let value = format!("{}{}", "v".repeat(value_bytes), seq.0).into();
+    Write {
+        key: format!("key-{}", seq.0 % 11).into(),
+        change: if seq.0.is_multiple_of(5) { Change::Delete } else { Change::Put { format: Format::Raw, value } },
+        condition: conditions[usize::try_from(seq.0 % 3).expect("small")],
+        request: (!seq.0.is_multiple_of(4))
+            .then(|| RequestKey { id: format!("id-{}", seq.0 % 13).into(), digest: Digest([3; 16]) }),
+    }
+}
+
 impl Bench {
     fn new(disk: &SimDisk) -> Result<Self, OpenError> {
         let found = recover(disk, &OPTIONS)?;
@@ -155,12 +168,7 @@ impl Bench {
     }
 
     fn apply(&self) {
-        let writes =
-            self.log.entries(self.store.applied().next()..=self.commit).filter_map(|entry| match &entry.operation {
-                Operation::Put { key, value } => Some((entry.seq, &key[..], &value[..])),
-                _ => None,
-            });
-        self.store.apply(writes, self.commit);
+        self.store.apply(self.log.entries(self.store.applied().next()..=self.commit));
     }
 
     fn submit(&mut self, batch: &[Persist]) {
@@ -192,6 +200,7 @@ impl Bench {
                     let write_quorum = WriteQuorum(u8::try_from(seq.0 % 5 + 1).expect("small"));
                     Operation::Settings(Settings { write_quorum, ..Settings::default() })
                 }
+                2 | 3 => Operation::Write(Box::new(unusual_write(seq, value_bytes))),
                 _ => Operation::Put {
                     key: format!("key-{}", seq.0 % 11).into(),
                     value: format!("{:?}{}", "v".repeat(value_bytes), seq.0).into(),
@@ -226,7 +235,12 @@ impl Bench {
         let meta = SnapshotMeta { outline: Outline { starts, last }, settings: Some(settings) };
         let mut state = Snapshot::default();
         for key in 0..keys {
-            state.put(format!("installed-{key}").as_bytes(), b"true", last);
+            state.put(format!("installed-{key}").as_bytes(), Format::Raw, b"\0", last);
+            let request = RequestKey { id: format!("installed-{key}").into(), digest: Digest([key; 16]) };
+            let place = Seq((last.0 + u64::from(key)).saturating_sub(u64::from(keys)));
+            if place > Seq(0) {
+                state.requests.remember(place, &request, Outcome::ConditionFailed { current: None });
+            }
         }
         state.applied = last;
         self.store.install(state);

@@ -70,15 +70,15 @@ async fn read_all(
             LeaderFrame::Message(message) => driver.send(Command::FromLeader { stream, message }).await?,
             LeaderFrame::Alive => {}
             LeaderFrame::SnapshotStart { epoch, meta } => arriving = Some((epoch, meta, SnapshotBuilder::default())),
-            LeaderFrame::SnapshotPart(keys) => {
+            LeaderFrame::SnapshotPart(part) => {
                 let (.., builder) =
                     arriving.as_mut().ok_or(StreamError::Unexpected("a part of a snapshot that never began"))?;
-                builder.part(keys);
+                builder.part(part);
             }
-            LeaderFrame::SnapshotEnd { keys } => {
+            LeaderFrame::SnapshotEnd { records } => {
                 let (epoch, meta, builder) =
                     arriving.take().ok_or(StreamError::Unexpected("the end of a snapshot that never began"))?;
-                let snapshot = builder.end(keys, meta.outline.last)?;
+                let snapshot = builder.end(records, meta.outline.last)?;
                 reached(Failpoint::SnapshotReceived);
                 driver.send(Command::SnapshotReceived { stream, epoch, meta, snapshot }).await?;
             }

@@ -1,5 +1,5 @@
 use quorumkv_api::{Epoch, Seq};
-use quorumkv_protocol::{EpochStart, Hello, LeaderMessage, Micros, Outline, SnapshotMeta, View};
+use quorumkv_protocol::{EpochStart, Format, Hello, LeaderMessage, Micros, Outline, SnapshotMeta, View};
 use rstest::rstest;
 use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
 
@@ -141,7 +141,7 @@ async fn a_writer_with_nothing_to_say_shows_that_it_is_there() {
 async fn a_snapshot_arrives_whole_or_not_at_all() {
     let mut snapshot = Snapshot::default();
     for key in 0..3_000_u64 {
-        snapshot.put(format!("key-{key}").as_bytes(), &[b'7'; 300], Seq(key + 1));
+        snapshot.put(format!("key-{key}").as_bytes(), Format::Json, &[b'7'; 300], Seq(key + 1));
     }
     snapshot.applied = Seq(3_001);
     let starts = vec![EpochStart { epoch: Epoch(3), first: Seq(1) }];

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use quorumkv_api::{
-    Delay, Epoch, MAX_KEY_BYTES, NodeId, Position, ProcessId, Seq, Settings, StorageId, WriteQuorum,
-    peer::SettingsEntry,
+    Delay, Epoch, MAX_KEY_BYTES, MAX_REQUEST_ID_BYTES, NodeId, Position, ProcessId, Seq, Settings, StorageId,
+    WriteQuorum, peer::SettingsEntry,
 };
 use quorumkv_protocol::{
-    Append, Entry, EpochStart, FollowerMessage, Hello, LeaderMessage, Micros, Operation, Outline, SnapshotMeta, Welcome,
+    Append, Change, Condition, Digest, Entry, EpochStart, FollowerMessage, Format, Hello, LeaderMessage, Micros,
+    Operation, Outline, RequestKey, SnapshotMeta, Welcome, Write,
 };
 use uuid::Uuid;
 
-use super::{FollowerFrame, LeaderFrame, Malformed, kind};
-use crate::store::Versioned;
+use super::{FollowerFrame, LeaderFrame, Malformed, SnapshotPart, kind};
+use crate::store::{
+    Versioned,
+    requests::{Outcome, Remembered},
+};
 
 /// Reads what a leader sent.
 ///
@@ -35,17 +39,11 @@ pub fn read_leader_frame(payload: Bytes) -> Result<LeaderFrame, Malformed> {
             sent: Micros(from.number("a time")?),
         }),
         kind::SNAPSHOT_START => LeaderFrame::SnapshotStart { epoch: from.epoch()?, meta: from.meta()? },
-        kind::SNAPSHOT_PART => {
-            let count = from.count("the number of keys", 8 + 2 + 4)?;
-            let mut keys = Vec::with_capacity(count);
-            for _ in 0..count {
-                let version = from.seq()?;
-                let (key, value) = from.key_value()?;
-                keys.push((key, Versioned { value, version }));
-            }
-            LeaderFrame::SnapshotPart(keys)
+        kind @ (kind::SNAPSHOT_PART | kind::SNAPSHOT_FORMATS) => {
+            LeaderFrame::SnapshotPart(from.snapshot_keys(kind == kind::SNAPSHOT_FORMATS)?)
         }
-        kind::SNAPSHOT_END => LeaderFrame::SnapshotEnd { keys: from.number("the number of keys")? },
+        kind::SNAPSHOT_REQUESTS => LeaderFrame::SnapshotPart(from.snapshot_requests()?),
+        kind::SNAPSHOT_END => LeaderFrame::SnapshotEnd { records: from.number("the number of records")? },
         unknown => return Err(Malformed::Kind(unknown)),
     };
     from.end(read)
@@ -78,6 +76,16 @@ pub fn read_follower_frame(payload: Bytes) -> Result<FollowerFrame, Malformed> {
         unknown => return Err(Malformed::Kind(unknown)),
     };
     from.end(FollowerFrame::Message(message))
+}
+
+/// Reads what [`super::put_write`] wrote.
+///
+/// # Errors
+/// See [`Malformed`].
+pub fn read_write(payload: Bytes) -> Result<Write, Malformed> {
+    let mut from = Reader(payload);
+    let write = from.write()?;
+    from.end(write)
 }
 
 /// Takes values off the front of a payload.
@@ -175,6 +183,80 @@ impl Reader {
         Ok((key, self.bytes(value_bytes, "a value")?))
     }
 
+    fn format(&mut self) -> Result<Format, Malformed> {
+        match self.byte("a format")? {
+            kind::JSON => Ok(Format::Json),
+            kind::RAW => Ok(Format::Raw),
+            unknown => Err(Malformed::Code("a format", unknown)),
+        }
+    }
+
+    fn write(&mut self) -> Result<Write, Malformed> {
+        let change = self.byte("a change")?;
+        let condition = match self.byte("a condition")? {
+            kind::ALWAYS => None,
+            kind::PRESENT => Some(Condition::Present),
+            kind::ABSENT => Some(Condition::Absent),
+            kind::VERSION => Some(Condition::Version(self.seq()?)),
+            kind::NOT_VERSION => Some(Condition::NotVersion(self.seq()?)),
+            unknown => return Err(Malformed::Code("a condition", unknown)),
+        };
+        let request = match self.byte("a request id")? {
+            0 => None,
+            length => Some(self.request(length)?),
+        };
+        let (key, value) = self.key_value()?;
+        let change = match change {
+            kind::DELETE if value.is_empty() => Change::Delete,
+            kind::DELETE => return Err(Malformed::Trailing(value.len())),
+            kind::JSON => Change::Put { format: Format::Json, value },
+            kind::RAW => Change::Put { format: Format::Raw, value },
+            unknown => return Err(Malformed::Code("a change", unknown)),
+        };
+        Ok(Write { key, change, condition, request })
+    }
+
+    fn request(&mut self, length: u8) -> Result<RequestKey, Malformed> {
+        let id = self.bytes(usize::from(length), "a request id")?;
+        let printable = id.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        if !printable || !(1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) {
+            return Err(Malformed::RequestId);
+        }
+        self.need(16, "a digest")?;
+        let mut digest = [0; 16];
+        self.0.copy_to_slice(&mut digest);
+        Ok(RequestKey { id, digest: Digest(digest) })
+    }
+
+    fn snapshot_keys(&mut self, formats: bool) -> Result<SnapshotPart, Malformed> {
+        let count = self.count("the number of keys", 8 + 2 + 4)?;
+        let mut keys = Vec::with_capacity(count);
+        for _ in 0..count {
+            let format = if formats { self.format()? } else { Format::Json };
+            let version = self.seq()?;
+            let (key, value) = self.key_value()?;
+            keys.push((key, Versioned { value, format, version }));
+        }
+        Ok(SnapshotPart::Keys(keys))
+    }
+
+    fn snapshot_requests(&mut self) -> Result<SnapshotPart, Malformed> {
+        let count = self.count("the number of request ids", 8 + 1 + 1 + 1 + 16)?;
+        let mut requests = Vec::with_capacity(count);
+        for _ in 0..count {
+            let place = self.seq()?;
+            let outcome = match self.byte("an outcome")? {
+                kind::DONE => Outcome::Done,
+                kind::FAILED_ABSENT => Outcome::ConditionFailed { current: None },
+                kind::FAILED_VERSION => Outcome::ConditionFailed { current: Some(self.seq()?) },
+                unknown => return Err(Malformed::Code("an outcome", unknown)),
+            };
+            let length = self.byte("a request id")?;
+            requests.push((place, Remembered { request: self.request(length)?, outcome }));
+        }
+        Ok(SnapshotPart::Requests(requests))
+    }
+
     fn append(&mut self) -> Result<Append, Malformed> {
         let (epoch, prev, commit) = (self.epoch()?, self.position()?, self.seq()?);
         let count = self.count("the number of entries", 1 + 8)?;
@@ -189,6 +271,7 @@ impl Reader {
                     let (key, value) = self.key_value()?;
                     Operation::Put { key, value }
                 }
+                kind::WRITE => Operation::Write(Box::new(self.write()?)),
                 kind::BARRIER => Operation::Barrier,
                 kind::SETTINGS => Operation::Settings(self.settings()?),
                 unknown => return Err(Malformed::Kind(unknown)),

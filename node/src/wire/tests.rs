@@ -3,13 +3,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use quorumkv_api::{Delay, NodeId, Position, ProcessId, Seq, Settings, StorageId, WriteQuorum, peer::SettingsEntry};
-use quorumkv_protocol::{Append, Entry, EpochStart, Micros, Operation, Outline, Welcome};
+use quorumkv_protocol::{
+    Append, Change, Condition, Digest, Entry, EpochStart, Format, Micros, Operation, Outline, RequestKey, Welcome,
+    Write,
+};
 use rstest::rstest;
 use tokio_util::codec::Decoder as _;
 use uuid::Uuid;
 
 use super::*;
-use crate::codec::FrameDecoder;
+use crate::{codec::FrameDecoder, store::requests::Outcome, transport::SnapshotParts};
 
 fn payload(frame: &Bytes) -> Bytes {
     let mut buffer = BytesMut::from(&frame[..]);
@@ -49,7 +52,25 @@ fn settings() -> impl Strategy<Value = Settings> {
 fn operation() -> impl Strategy<Value = Operation> {
     let put = ("\\PC{1,40}", "[ -~]{0,80}")
         .prop_map(|(key, value)| Operation::Put { key: Bytes::from(key), value: Bytes::from(value) });
-    prop_oneof![4 => put, 1 => Just(Operation::Barrier), 1 => settings().prop_map(Operation::Settings)]
+    let write = write().prop_map(|write| Operation::Write(Box::new(write)));
+    prop_oneof![4 => put, 4 => write, 1 => Just(Operation::Barrier), 1 => settings().prop_map(Operation::Settings)]
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    let value = prop::collection::vec(any::<u8>(), 0..80).prop_map(Bytes::from);
+    let put = (prop_oneof![Just(Format::Json), Just(Format::Raw)], value)
+        .prop_map(|(format, value)| Change::Put { format, value });
+    let change = prop_oneof![3 => put, 1 => Just(Change::Delete)];
+    let condition = prop_oneof![
+        Just(Condition::Present),
+        Just(Condition::Absent),
+        seq().prop_map(Condition::Version),
+        seq().prop_map(Condition::NotVersion),
+    ];
+    let request = ("[ -~]{1,128}", any::<[u8; 16]>())
+        .prop_map(|(id, digest)| RequestKey { id: Bytes::from(id), digest: Digest(digest) });
+    ("\\PC{1,40}", change, prop::option::of(condition), prop::option::of(request))
+        .prop_map(|(key, change, condition, request)| Write { key: Bytes::from(key), change, condition, request })
 }
 
 fn outline() -> impl Strategy<Value = Outline> {
@@ -100,6 +121,15 @@ proptest! {
     }
 
     #[test]
+    fn writes_are_kept_as_they_were_made(made in write(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = Vec::new();
+        put_write(&mut bytes, &made);
+        let bytes = Bytes::from(bytes);
+        prop_assert!(read_write(bytes.slice(..cut.index(bytes.len()))).is_err(), "cut short");
+        prop_assert_eq!(read_write(bytes), Ok(made));
+    }
+
+    #[test]
     fn hellos_arrive_as_they_were_sent(epoch in epoch(), leader in "\\PC{0,20}", client_url in "\\PC{0,40}") {
         let sent = Hello { epoch, leader: NodeId(leader), client_url };
         prop_assert_eq!(from_leader(&hello(&sent)), LeaderFrame::Hello(sent));
@@ -141,7 +171,7 @@ fn heartbeats_signs_of_life_and_ends_arrive_as_they_were_sent() {
     assert_eq!(from_leader(&heartbeat(Epoch(3), Seq(9), Micros(77))), LeaderFrame::Message(beat));
     assert_eq!(from_leader(&alive()), LeaderFrame::Alive);
     assert_eq!(read_follower_frame(payload(&alive())), Ok(FollowerFrame::Alive));
-    assert_eq!(from_leader(&snapshot_end(12)), LeaderFrame::SnapshotEnd { keys: 12 });
+    assert_eq!(from_leader(&snapshot_end(12)), LeaderFrame::SnapshotEnd { records: 12 });
 }
 
 #[test]
@@ -172,20 +202,32 @@ fn a_batch_larger_than_a_frame_continues_in_the_next_one() {
 fn a_snapshot_is_sent_in_parts_that_add_up() {
     let mut snapshot = crate::store::Snapshot::default();
     for key in 0..2_000_u32 {
-        snapshot.put(format!("key-{key}").as_bytes(), &vec![b'7'; 500], Seq(u64::from(key) + 1));
+        let format = if key == 1_500 { Format::Raw } else { Format::Json };
+        snapshot.put(format!("key-{key}").as_bytes(), format, &vec![b'7'; 500], Seq(u64::from(key) + 1));
     }
-    let mut received = crate::store::Snapshot::default();
-    let (mut last, mut parts, mut keys) = (None, 0, 0);
-    while let Some((frame, new_last, count)) = snapshot_part(snapshot.after(last.as_ref())) {
-        let LeaderFrame::SnapshotPart(part) = from_leader(&frame) else { panic!("a part") };
-        for (key, versioned) in part {
-            received.put(&key, &versioned.value, versioned.version);
+    for place in 1..=5_000_u64 {
+        let request = RequestKey { id: format!("{place:0>80}").into(), digest: Digest([1; 16]) };
+        let outcomes = [None, Some(Seq(place))].map(|current| Outcome::ConditionFailed { current });
+        let outcome = outcomes.get(usize::try_from(place % 3).expect("small")).copied().unwrap_or(Outcome::Done);
+        snapshot.requests.remember(Seq(place), &request, outcome);
+    }
+    let mut builder = crate::transport::SnapshotBuilder::default();
+    let (mut kinds, mut end) = (Vec::new(), None);
+    for frame in SnapshotParts::new(snapshot.clone()) {
+        kinds.push(payload(&frame)[0]);
+        match from_leader(&frame) {
+            LeaderFrame::SnapshotPart(part) => builder.part(part),
+            LeaderFrame::SnapshotEnd { records } => end = Some(records),
+            other => panic!("{other:?} is no part"),
         }
-        (last, parts, keys) = (Some(new_last), parts + 1, keys + count);
     }
-    assert!(parts > 2, "{parts} parts");
-    assert_eq!(keys, 2_000);
-    assert_eq!(received, snapshot);
+    assert_eq!(end, Some(7_000));
+    let count = |kind| kinds.iter().filter(|found| **found == kind).count();
+    assert!(
+        count(5) >= 3 && count(7) == 1 && count(8) >= 2,
+        "only the part with the raw value is different: {kinds:?}"
+    );
+    assert_eq!(builder.end(7_000, Seq(0)).expect("whole"), snapshot);
 }
 
 #[rstest]
@@ -195,6 +237,9 @@ fn a_snapshot_is_sent_in_parts_that_add_up() {
 #[case::more_entries_than_bytes(&[2, 0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0, 255,255,255,255], Malformed::Short("the number of entries"))]
 #[case::no_key(&[5, 1,0,0,0, 9,0,0,0,0,0,0,0, 0,0, 1,0,0,0, b'1'], Malformed::Key(0))]
 #[case::a_key_that_is_no_text(&[5, 1,0,0,0, 9,0,0,0,0,0,0,0, 1,0, 1,0,0,0, 0xff, b'1'], Malformed::Text("a key"))]
+#[case::an_id_that_is_no_text(&[8, 1,0,0,0, 9,0,0,0,0,0,0,0, 0, 1, 7, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0], Malformed::RequestId)]
+#[case::no_id(&[8, 1,0,0,0, 9,0,0,0,0,0,0,0, 0, 0, 7, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0], Malformed::RequestId)]
+#[case::no_format(&[7, 1,0,0,0, 9, 9,0,0,0,0,0,0,0, 1,0, 1,0,0,0, b'k', b'1'], Malformed::Code("a format", 9))]
 #[case::a_follower_message(&[17], Malformed::Kind(17))]
 fn nonsense_is_refused_with_its_reason(#[case] bytes: &'static [u8], #[case] expected: Malformed) {
     assert_eq!(read_leader_frame(Bytes::from_static(bytes)), Err(expected));

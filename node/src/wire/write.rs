@@ -1,14 +1,29 @@
 //! Messages into frames.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use quorumkv_api::{Epoch, Position, Seq, Settings, peer::SettingsEntry};
-use quorumkv_protocol::{Entry, EpochStart, FollowerMessage, Hello, Micros, Operation, Outline, SnapshotMeta, Welcome};
+use quorumkv_protocol::{
+    Change, Condition, Entry, EpochStart, FollowerMessage, Format, Hello, Micros, Operation, Outline, RequestKey,
+    SnapshotMeta, Welcome, Write,
+};
 
 use super::kind;
-use crate::{codec::frame, store::Versioned};
+use crate::{
+    codec::frame,
+    store::{
+        Versioned,
+        requests::{Outcome, Remembered},
+    },
+};
 
 /// Bytes an entry takes besides its key and value.
 const ENTRY_OVERHEAD: usize = 1 + 8 + 2 + 4;
+
+/// Bytes a write that is more than a put takes besides its key, value and request id, at most.
+const WRITE_OVERHEAD: usize = ENTRY_OVERHEAD + 1 + 1 + 8 + REQUEST_OVERHEAD;
+
+/// Bytes a request id takes besides itself.
+const REQUEST_OVERHEAD: usize = 1 + 16;
 
 /// Payload bytes after which a batch goes on in the next frame.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -115,24 +130,98 @@ pub fn snapshot_part<'a>(keys: impl Iterator<Item = (&'a Bytes, &'a Versioned)>)
         }
     }
     let last = batch.last().map(|(key, _)| Bytes::clone(key))?;
+    let formats = batch.iter().any(|(_, versioned)| versioned.format != Format::Json);
     let frame = frame(bytes + 16, |out| {
-        out.put_u8(kind::SNAPSHOT_PART);
+        out.put_u8(if formats { kind::SNAPSHOT_FORMATS } else { kind::SNAPSHOT_PART });
         put_count(out, batch.len());
-        for (key, versioned) in &batch {
-            out.put_u64_le(versioned.version.0);
-            put_key_value(out, key, &versioned.value);
+        for (key, Versioned { value, format, version }) in &batch {
+            if formats {
+                out.put_u8(format_code(*format));
+            }
+            out.put_u64_le(version.0);
+            put_key_value(out, key, value);
         }
     });
     Some((frame, last, batch.len() as u64))
 }
 
-/// The end of a snapshot of so many keys.
+/// Some request ids of a snapshot, as [`snapshot_part`]; also the place of the last one.
+pub fn snapshot_requests<'a>(requests: impl Iterator<Item = (Seq, &'a Remembered)>) -> Option<(Bytes, Seq, u64)> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for (place, remembered) in requests {
+        batch.push((place, remembered));
+        bytes += remembered.request.id.len() + REQUEST_OVERHEAD + 8 + 1 + 8;
+        if bytes > BATCH_BYTES / 4 {
+            break;
+        }
+    }
+    let last = batch.last().map(|(place, _)| *place)?;
+    let frame = frame(bytes + 16, |out| {
+        out.put_u8(kind::SNAPSHOT_REQUESTS);
+        put_count(out, batch.len());
+        for (place, Remembered { request, outcome }) in &batch {
+            out.put_u64_le(place.0);
+            match outcome {
+                Outcome::Done => out.put_u8(kind::DONE),
+                Outcome::ConditionFailed { current: None } => out.put_u8(kind::FAILED_ABSENT),
+                Outcome::ConditionFailed { current: Some(version) } => {
+                    out.put_u8(kind::FAILED_VERSION);
+                    out.put_u64_le(version.0);
+                }
+            }
+            put_request(out, Some(request));
+        }
+    });
+    Some((frame, last, batch.len() as u64))
+}
+
+/// The end of a snapshot of so many keys and request ids.
 #[must_use]
-pub fn snapshot_end(keys: u64) -> Bytes {
+pub fn snapshot_end(records: u64) -> Bytes {
     frame(16, |out| {
         out.put_u8(kind::SNAPSHOT_END);
-        out.put_u64_le(keys);
+        out.put_u64_le(records);
     })
+}
+
+/// A [`Write`]; the log on disk carries it in the same form.
+pub fn put_write(out: &mut impl BufMut, write: &Write) {
+    let Write { key, change, condition, request } = write;
+    let (code, value) = match change {
+        Change::Put { format, value } => (format_code(*format), &value[..]),
+        Change::Delete => (kind::DELETE, &[][..]),
+    };
+    out.put_u8(code);
+    match condition {
+        None => out.put_u8(kind::ALWAYS),
+        Some(Condition::Present) => out.put_u8(kind::PRESENT),
+        Some(Condition::Absent) => out.put_u8(kind::ABSENT),
+        Some(Condition::Version(version)) => {
+            out.put_u8(kind::VERSION);
+            out.put_u64_le(version.0);
+        }
+        Some(Condition::NotVersion(version)) => {
+            out.put_u8(kind::NOT_VERSION);
+            out.put_u64_le(version.0);
+        }
+    }
+    put_request(out, request.as_ref());
+    put_key_value(out, key, value);
+}
+
+fn put_request(out: &mut impl BufMut, request: Option<&RequestKey>) {
+    let Some(RequestKey { id, digest }) = request else { return out.put_u8(0) };
+    out.put_u8(u8::try_from(id.len()).expect("request ids have at most 128 bytes"));
+    out.put_slice(id);
+    out.put_slice(&digest.0);
+}
+
+fn format_code(format: Format) -> u8 {
+    match format {
+        Format::Json => kind::JSON,
+        Format::Raw => kind::RAW,
+    }
 }
 
 /// What a follower's core says.
@@ -175,7 +264,7 @@ fn put_text(out: &mut BytesMut, text: &str) {
     out.put_slice(text.as_bytes());
 }
 
-fn put_count(out: &mut BytesMut, count: usize) {
+fn put_count(out: &mut impl BufMut, count: usize) {
     out.put_u32_le(u32::try_from(count).expect("a frame holds less than four billion of anything"));
 }
 
@@ -201,7 +290,7 @@ fn put_settings(out: &mut BytesMut, settings: &Settings) {
     }
 }
 
-fn put_key_value(out: &mut BytesMut, key: &[u8], value: &[u8]) {
+fn put_key_value(out: &mut impl BufMut, key: &[u8], value: &[u8]) {
     out.put_u16_le(u16::try_from(key.len()).expect("keys have at most 1024 bytes"));
     put_count(out, value.len());
     out.put_slice(key);
@@ -211,6 +300,11 @@ fn put_key_value(out: &mut BytesMut, key: &[u8], value: &[u8]) {
 fn entry_bytes(entry: &Entry) -> usize {
     match &entry.operation {
         Operation::Put { key, value } => ENTRY_OVERHEAD + key.len() + value.len(),
+        Operation::Write(write) => {
+            let Write { key, change, condition: _, request } = &**write;
+            let value = if let Change::Put { value, .. } = change { value.len() } else { 0 };
+            WRITE_OVERHEAD + key.len() + value + request.as_ref().map_or(0, |request| request.id.len())
+        }
         Operation::Barrier | Operation::Settings(_) => ENTRY_OVERHEAD + 32,
     }
 }
@@ -218,6 +312,7 @@ fn entry_bytes(entry: &Entry) -> usize {
 fn put_entry(out: &mut BytesMut, entry: &Entry) {
     let code = match &entry.operation {
         Operation::Put { .. } => kind::PUT,
+        Operation::Write(_) => kind::WRITE,
         Operation::Barrier => kind::BARRIER,
         Operation::Settings(_) => kind::SETTINGS,
     };
@@ -225,6 +320,7 @@ fn put_entry(out: &mut BytesMut, entry: &Entry) {
     out.put_u64_le(entry.epoch.0);
     match &entry.operation {
         Operation::Put { key, value } => put_key_value(out, key, value),
+        Operation::Write(write) => put_write(out, write),
         Operation::Barrier => {}
         Operation::Settings(settings) => put_settings(out, settings),
     }

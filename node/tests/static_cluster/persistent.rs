@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::support::{Cluster, Options, eventually};
 
 /// A store with a directory for each node.
-async fn start(followers: usize, write_quorum: u8) -> (Cluster, TempDir) {
+pub(crate) async fn start(followers: usize, write_quorum: u8) -> (Cluster, TempDir) {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::start_apart(followers, Options { write_quorum, ..Options::default() }, |node, config| {
         config.storage = StorageType::Persistent;

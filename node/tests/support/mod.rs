@@ -149,10 +149,15 @@ impl Cluster {
         answer(request.json(&json!({"key": key, "value": value})).send().await).await
     }
 
-    /// A write that can be made by another task.
-    pub(crate) fn setter(&self, key: String, value: Value) -> impl Future<Output = (u16, Value)> + Send + 'static {
-        let request = self.http.post(format!("{}/set", self.url(0))).json(&json!({"key": key, "value": value}));
+    /// `POST /set` of any body on the leader, possible by another task.
+    pub(crate) fn post(&self, body: Value) -> impl Future<Output = (u16, Value)> + Send + use<> {
+        let request = self.http.post(format!("{}/set", self.url(0))).json(&body);
         async { answer(request.send().await).await }
+    }
+
+    /// A write that can be made by another task.
+    pub(crate) fn setter(&self, key: String, value: Value) -> impl Future<Output = (u16, Value)> + Send + use<> {
+        self.post(json!({"key": key, "value": value}))
     }
 
     pub(crate) async fn settings(&self, patch: SettingsPatch) -> Result<SettingsReply, PeerError> {

@@ -9,10 +9,14 @@ use crate::history::{check, check_with_content};
 /// Value and version by key, and the last version.
 type Content = (BTreeMap<String, (Value, u64)>, u64);
 
+/// The version that a request id got.
+type Ids = BTreeMap<String, u64>;
+
 /// A register per key, behind one lock: correct, so histories of it must pass.
 #[derive(Default)]
 struct Fake {
     data: std::sync::Mutex<Content>,
+    ids: std::sync::Mutex<Ids>,
     /// Answer so many writes with 500 after doing them.
     unlucky: AtomicUsize,
 }
@@ -26,9 +30,14 @@ async fn serve(router: Router) -> String {
 
 async fn set(State(fake): State<Arc<Fake>>, Json(body): Json<Value>) -> (Code, Json<Value>) {
     let mut data = fake.data.lock().expect("not poisoned");
-    data.1 += 1;
-    let version = data.1;
-    data.0.insert(body["key"].as_str().expect("a text").to_owned(), (body["value"].clone(), version));
+    let mut ids = fake.ids.lock().expect("not poisoned");
+    let known = body["requestId"].as_str().and_then(|id| ids.get(id).copied());
+    let version = known.unwrap_or(data.1 + 1);
+    if known.is_none() {
+        data.1 = version;
+        data.0.insert(body["key"].as_str().expect("a text").to_owned(), (body["value"].clone(), version));
+        ids.extend(body["requestId"].as_str().map(|id| (id.to_owned(), version)));
+    }
     let unlucky = fake.unlucky.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     match unlucky {
         Ok(_) => (Code::INTERNAL_SERVER_ERROR, Json(json!({"error": "Quorum not reached", "replicas": 1}))),
@@ -103,6 +112,18 @@ async fn strict_clients_count_what_is_refused() {
         |operation: &Operation| matches!(&operation.action, Action::Write { outcome: Outcome::Refused { .. }, .. });
     assert!(report.failed().all(refused), "{:?}", report.operations);
     report.expect_no_failure().expect_err("three failures");
+}
+
+#[tokio::test]
+async fn under_request_ids_unknown_outcomes_are_repeated_and_are_one_operation() {
+    let fake = Arc::new(Fake { unlucky: AtomicUsize::new(5), ..Fake::default() });
+    let url = leader(&fake).await;
+    let patient = Load::new(Target::new(&url, [&url])).policy(Policy::Follow { patience: Duration::from_secs(5) });
+    let report = patient.request_ids().limit(Limit::Operations(20)).run().await.expect("it runs");
+    assert_eq!((report.acked(), report.failed().count()), (20, 0));
+    let data = fake.data.lock().expect("not poisoned").clone();
+    assert_eq!(data.1, 20, "what was repeated was done once");
+    check(&report.operations).expect("one operation each");
 }
 
 #[tokio::test]

@@ -96,8 +96,9 @@ async fn leader() -> (DriverHandle, Arc<(AtomicU8, Notify)>) {
     (handle, room)
 }
 
-fn key() -> Bytes {
-    Bytes::from_static(b"key")
+fn put() -> Operation {
+    let text = Bytes::from_static(b"1");
+    Operation::Put { key: text.clone(), value: text }
 }
 
 #[tokio::test]
@@ -105,18 +106,18 @@ async fn a_full_disk_refuses_writes_before_the_core_sees_them_and_takes_them_aga
     let (handle, room) = leader().await;
     let last = handle.inspect().await.expect("running").state.last;
     set(&room, Room::Full);
-    assert_eq!(handle.write(key(), key()).await, Err(StorageFull));
+    assert_eq!(handle.write(put()).await, Err(StorageFull));
     assert_eq!(handle.inspect().await.expect("running").state.last, last, "nothing was appended");
     handle.fence(Epoch(2)).await.expect("a promise still fits");
-    assert_eq!(handle.write(key(), key()).await, Ok(WriteOutcome::NotLeader), "who leads no more says so");
+    assert_eq!(handle.write(put()).await, Ok(WriteOutcome::NotLeader.into()), "who leads no more says so");
 }
 
 #[tokio::test]
 async fn a_slow_disk_lets_writes_wait_until_it_is_full_or_has_room() {
     let (handle, room) = leader().await;
-    for (then, expected) in [(Room::Enough, Ok(WriteOutcome::NotActive)), (Room::Full, Err(StorageFull))] {
+    for (then, expected) in [(Room::Enough, Ok(WriteOutcome::NotActive.into())), (Room::Full, Err(StorageFull))] {
         set(&room, Room::Soon);
-        let mut write = Box::pin(handle.write(key(), key()));
+        let mut write = Box::pin(handle.write(put()));
         assert!(timeout(A_WHILE, &mut write).await.is_err(), "it waits");
         set(&room, then);
         assert_eq!(timeout(SOON, write).await.expect("no longer"), expected);
@@ -149,7 +150,7 @@ impl Stream {
 
     async fn append(&mut self) {
         let seq = self.last.seq.next();
-        let entry = Entry { epoch: Epoch(1), seq, operation: Operation::Put { key: key(), value: key() } };
+        let entry = Entry { epoch: Epoch(1), seq, operation: put() };
         let prev = std::mem::replace(&mut self.last, entry.position());
         let append = Append { epoch: Epoch(1), prev, commit: Seq(0), entries: vec![entry] };
         self.send(LeaderMessage::Append(append)).await;

@@ -1,7 +1,10 @@
 //! Whatever changes on disk afterwards is cut off where it may be what a crash left, or else refused.
 
 use super::*;
-use crate::storage::frame::{Kind, Seed, frame_at};
+use crate::storage::{
+    frame::{Kind, Seed, frame_at},
+    identity,
+};
 
 /// A directory with a snapshot, several segments, and groups of batches.
 fn written() -> Bench {
@@ -151,12 +154,37 @@ fn the_file_of_another_copy_is_refused() {
 }
 
 #[test]
-fn a_file_of_another_version_is_refused() {
+fn a_file_of_a_newer_version_is_refused() {
     let bench = written();
     for name in bench.disk.names().into_iter().filter(|name| !name.ends_with(".tmp")) {
         let offset = if name == "copy" { "quorumkv data, format ".len() } else { 8 };
-        let problem = problem(&bench.disk.with_changed_byte(&name, offset, 2 ^ 1));
-        let expected = matches!(&problem, Problem::Version { file, found: 2, expected: 1 } if *file == name);
+        let problem = problem(&bench.disk.with_changed_byte(&name, offset, 3 ^ 2));
+        let expected = matches!(&problem, Problem::Version { file, found: 3, newest: 2 } if *file == name);
         assert!(expected, "{name}: {problem}");
     }
+}
+
+/// Gives the header of a file another version, and the checksum that goes with it.
+fn with_version(mut contents: Vec<u8>, version: u8, header_bytes: usize) -> Vec<u8> {
+    contents[8] = version;
+    let checksum = crc32c::crc32c(&contents[..header_bytes - 4]);
+    contents[header_bytes - 4..header_bytes].copy_from_slice(&checksum.to_le_bytes());
+    contents
+}
+
+#[test]
+fn a_directory_of_version_one_is_read_and_becomes_one_that_older_programs_refuse() {
+    let bench = written();
+    let old = bench.disk.crashed(usize::MAX, true);
+    for name in old.names() {
+        let contents = match name.as_str() {
+            "copy" => identity::render(bench.copy(), 1).into_bytes(),
+            name if name.starts_with("snapshot-") => with_version(old.contents(name), 1, 56),
+            name => with_version(old.contents(name), 1, crate::storage::segment::HEADER_BYTES),
+        };
+        old.plant(&name, contents);
+    }
+    assert_eq!(bench.check(&old).expect("it is read"), bench.history.len() - 1);
+    assert!(old.contents("copy").starts_with(b"quorumkv data, format 2\n"));
+    assert_eq!(bench.check(&old).expect("again"), bench.history.len() - 1);
 }

@@ -18,8 +18,7 @@ async fn write(storage: &mut Persistent, log: &mut Log, store: &Store, writes: u
         let entry = put(log.last_seq().0 + 1);
         let seq = entry.seq;
         log.append(entry.clone());
-        let Operation::Put { key, value } = &entry.operation else { panic!("a put") };
-        store.apply([(seq, &key[..], &value[..])].into_iter(), seq);
+        store.apply([&entry].into_iter());
         log.commit(seq);
         ticket = Ticket(ticket.0 + 1);
         storage.submit(ticket, &[Persist::Append(seq..=seq), Persist::Commit(seq)], log, store);
