@@ -6,7 +6,7 @@
 #   run.sh --layers A,B       just these
 #
 #   unit      everything that stands beside the code, and the documentation's examples
-#   sim       the replication rules under virtual time, with faults
+#   sim       the replication rules under virtual time, with faults; small stores in every order of events
 #   local     real node processes on this machine
 #   compose   the lab, with docker compose
 #   e2e       the operator on a kind cluster
@@ -110,8 +110,8 @@ unit() {
 
 layer() {
   local targets=() file
-  # The simulation stands beside the core that it tests.
-  if [ "$1" = sim ]; then targets+=(--test simulation); fi
+  # Simulation and model stand beside the core that they test.
+  if [ "$1" = sim ]; then targets+=(--test simulation --test model); fi
   for file in "tests/tests/$1"_*.rs; do
     [ ! -f "$file" ] || targets+=(--test "$(basename "$file" .rs)")
   done
@@ -180,9 +180,9 @@ if [ -n "$needs_containers" ]; then
   if asks e2e; then prepare "kind node image" node_image; fi
 fi
 
-# Shows that the simulation notices: each rule left out must be caught. Compiled apart,
+# Shows that simulation and model notice: each rule left out must be caught. Compiled apart,
 # because a store with such a switch in it is not the one that is released.
-planted() { some_ran cargo_test --package quorumkv-protocol --features planted-bugs --test simulation planted_bugs; }
+planted() { some_ran cargo_test --package quorumkv-protocol --features planted-bugs --test simulation --test model planted_bugs; }
 
 for layer in "${asked[@]}"; do
   case $layer in

@@ -58,7 +58,7 @@ pub struct SettingsEntry {
 }
 
 /// What a node says of itself once it has promised.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FenceReply {
     /// Its name.
@@ -103,7 +103,7 @@ pub struct PromoteRequest {
 }
 
 /// Tells the leader whose copy counts and where nodes are. Repeated by every reconcile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MembersRequest {
     /// The epoch in which the record was made; another epoch's leader refuses it.

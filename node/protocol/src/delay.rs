@@ -8,6 +8,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
+    hash::{Hash, Hasher},
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use quorumkv_api::Seq;
 use crate::message::{Micros, WriteId};
 
 /// A write that waits for delayed confirmations.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct DelayedWrite {
     pub(crate) write: WriteId,
     pub(crate) appended: Micros,
@@ -39,12 +40,20 @@ impl DelayedWrite {
 }
 
 /// All writes that wait for delayed confirmations, and the times at which something changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct DelayGate {
     writes: BTreeMap<Seq, DelayedWrite>,
     timers: BinaryHeap<Reverse<(Micros, Seq, u8)>>,
     /// Writes that have their quorum and wait only for commit.
     confirmed: BTreeSet<Seq>,
+}
+
+/// A heap has no order of its own: its timers count sorted.
+impl Hash for DelayGate {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { writes, timers, confirmed } = self;
+        (writes, confirmed, timers.clone().into_sorted_vec()).hash(state);
+    }
 }
 
 impl DelayGate {

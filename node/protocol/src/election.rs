@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What the manager has on record, read live and never from a cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     /// How many nodes the store has: followers plus one.
     pub nodes: usize,
@@ -30,7 +30,7 @@ pub struct Record {
 }
 
 /// The node to promote, and what goes into the record with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Choice {
     /// The node.
     pub node: NodeId,

@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// Who is followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Followed {
     pub(crate) leader: NodeId,
     /// Unknown while only single requests came from it.
     pub(crate) client_url: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(crate) struct Follower {
     /// The epoch whose leader is followed; zero if none was heard of.
     pub(crate) epoch: Epoch,

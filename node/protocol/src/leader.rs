@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A write that is answered as soon as it is committed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct PendingWrite {
     seq: Seq,
     write: WriteId,
@@ -29,7 +29,7 @@ struct PendingWrite {
     deadline: Micros,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct PendingSettings {
     request: RequestId,
     seq: Seq,
@@ -44,7 +44,7 @@ pub(crate) enum Verdict {
     StepDown,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Leader {
     pub(crate) epoch: Epoch,
     pub(crate) peers: Peers,

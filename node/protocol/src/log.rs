@@ -7,7 +7,7 @@ use quorumkv_api::{Epoch, Position, Seq, Settings, WriteQuorum, peer::SettingsEn
 use crate::message::{Entry, EpochStart, Operation, Outline, SnapshotMeta};
 
 /// Entries after `base`, in memory. Entries up to `base` are committed and live on in the applied state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Log {
     base: Seq,
     starts: Vec<EpochStart>,

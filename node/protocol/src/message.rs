@@ -49,7 +49,7 @@ pub struct StreamId(pub u64);
 pub struct Ticket(pub u64);
 
 /// One place of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Epoch of the leader that created it.
     pub epoch: Epoch,
@@ -74,7 +74,7 @@ impl Entry {
 }
 
 /// What an entry does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Gives a key a value.
     Put {
@@ -107,7 +107,7 @@ impl Operation {
 ///
 /// What becomes of it is decided where it is applied, from everything that the log says before it: so every
 /// replica decides the same, whoever leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Write {
     /// UTF-8, 1..1024 bytes.
     pub key: Bytes,
@@ -131,7 +131,7 @@ impl Write {
 }
 
 /// What a [`Write`] does to its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Change {
     /// Gives it a value.
     Put {
@@ -145,7 +145,7 @@ pub enum Change {
 }
 
 /// How the bytes of a value are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Format {
     /// JSON text.
     #[default]
@@ -156,7 +156,7 @@ pub enum Format {
 
 /// What must hold of a key when a [`Write`] is applied. A version is the place in the log of the entry that
 /// gave the key its value, so no two values ever share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// It has a value.
     Present,
@@ -182,7 +182,7 @@ impl Condition {
 }
 
 /// By which a repeated [`Write`] is known for what it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestKey {
     /// The client's name for it: 1..128 bytes of printable ASCII.
     pub id: Bytes,
@@ -195,7 +195,7 @@ pub struct RequestKey {
 pub struct Digest(pub [u8; 16]);
 
 /// Where an epoch begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EpochStart {
     /// The epoch.
     pub epoch: Epoch,
@@ -204,7 +204,7 @@ pub struct EpochStart {
 }
 
 /// The outline of a log: enough to find where two logs part.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Outline {
     /// Every epoch with an entry in the log, ascending.
     pub starts: Vec<EpochStart>,
@@ -213,7 +213,7 @@ pub struct Outline {
 }
 
 /// What a snapshot stands for; its keys and values travel beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SnapshotMeta {
     /// Outline of the log up to and including the snapshot's last entry, `outline.last`.
     pub outline: Outline,
@@ -222,7 +222,7 @@ pub struct SnapshotMeta {
 }
 
 /// First message of a leader on a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// Its epoch.
     pub epoch: Epoch,
@@ -233,7 +233,7 @@ pub struct Hello {
 }
 
 /// Answer of a follower that accepts a [`Hello`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Welcome {
     /// The follower's copy.
     pub storage_id: StorageId,
@@ -246,7 +246,7 @@ pub struct Welcome {
 }
 
 /// Entries to append after `prev`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Append {
     /// The leader's epoch.
     pub epoch: Epoch,
@@ -259,7 +259,7 @@ pub struct Append {
 }
 
 /// Leader to follower, as received.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LeaderMessage {
     /// More of the log.
     Append(Append),
@@ -307,7 +307,7 @@ pub enum ToFollower {
 }
 
 /// Follower to leader.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FollowerMessage {
     /// Answers a [`Hello`].
     Welcome(Welcome),

@@ -23,7 +23,7 @@ use crate::{
 ///
 /// A shell calls [`Node::step`] for each input that waits, then [`Node::flush`] once, then carries out the
 /// effects in the order that [`Effects`] gives; and again. Batching comes from there being several inputs.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Node {
     replica: Replica,
     follower: Follower,

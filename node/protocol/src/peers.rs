@@ -1,6 +1,9 @@
 //! The leader's picture of its followers: which copy each has, how far it is, whether it counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{Hash, Hasher},
+};
 
 use quorumkv_api::{
     NodeId, Seq, StorageId,
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// One copy that a follower presented. Another copy starts from nothing, whatever the old one had.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Copy {
     pub(crate) storage_id: StorageId,
     /// Last entry it acknowledged.
@@ -31,7 +34,7 @@ impl Copy {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Peer {
     pub(crate) address: PeerAddress,
     pub(crate) stream: Option<StreamId>,
@@ -105,11 +108,19 @@ impl Peer {
 }
 
 /// All followers, in the order of their names; that order numbers them for simulated round trips.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Peers {
     peers: Vec<Peer>,
     /// Scratch space for order statistics.
     acknowledged: Vec<Seq>,
+}
+
+/// Without the scratch space, which means nothing between two calls.
+impl Hash for Peers {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { peers, acknowledged: _ } = self;
+        peers.hash(state);
+    }
 }
 
 impl Peers {

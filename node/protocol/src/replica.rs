@@ -1,6 +1,9 @@
 //! What a node has whatever its role: its promise, its log, and what storage was told of them.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    hash::{Hash, Hasher},
+};
 
 use quorumkv_api::{
     Epoch, NodeId, ProcessId, Seq, StorageId,
@@ -40,7 +43,7 @@ pub struct Recovered {
     pub commit: Seq,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replica {
     pub(crate) identity: Identity,
     pub(crate) limits: Limits,
@@ -64,6 +67,20 @@ pub(crate) struct Replica {
     /// Place of the last committed settings that storage was told of.
     noted_settings: Seq,
     installed: Option<SnapshotMeta>,
+}
+
+/// Two replicas that will do the same hash to the same: without the bounds, without the numbers of tickets (only which
+/// are outstanding), and without what storage was told of commit, which storage knows.
+impl Hash for Replica {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { identity, limits: _, promised, log, commit, durable, leased_until, applied, .. } = self;
+        (identity.storage_id, identity.process_id, promised, log, commit, durable, leased_until, applied).hash(state);
+        let Self { ticket, outstanding, handed, truncate_to, promise_changed, installed, .. } = self;
+        (handed, truncate_to, promise_changed, installed).hash(state);
+        for (later, held) in outstanding {
+            (ticket.0 - later.0, held).hash(state);
+        }
+    }
 }
 
 impl Replica {
