@@ -15,6 +15,7 @@ mod e2e {
     pub(crate) mod failures;
     pub(crate) mod install;
     pub(crate) mod isolation;
+    pub(crate) mod page;
     pub(crate) mod quiet;
     pub(crate) mod refusals;
     pub(crate) mod service;
@@ -27,7 +28,7 @@ mod e2e {
 
 use std::process::ExitCode;
 
-use e2e::{failures, install, isolation, quiet, refusals, service, settings, storage, switchover, world::World};
+use e2e::{failures, install, isolation, page, quiet, refusals, service, settings, storage, switchover, world::World};
 use libtest_mimic::{Arguments, Trial};
 
 /// The steps named after their functions.
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         refusals::changes_that_cannot_be_made_are_refused,
         service::a_write_through_the_service_is_read_from_every_follower,
         service::pods_reach_the_leader_and_the_followers_by_name,
+        page::the_page_shows_every_node_and_changes_nothing,
         settings::the_quorum_is_turned_under_load_without_a_failed_write,
         settings::the_delay_is_turned_under_load_without_a_failed_write,
         settings::the_labs_programs_work_through_the_kubeconfig,

@@ -1,12 +1,16 @@
 //! The page over HTTP, and fixtures for its parts.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Router,
     body::Body,
     http::{Request, StatusCode, header},
     response::Response,
+    routing::get,
 };
 use quorumkv_api::{
     Delay, Epoch, Seq, SettingsPatch, WriteQuorum,
@@ -78,6 +82,8 @@ pub(super) fn leader(node: &str, nodes: usize) -> StatusReply {
 /// A store whose changes are written down.
 struct Fake {
     able: bool,
+    /// Where its nodes are.
+    urls: Vec<String>,
     changes: Mutex<Vec<Change>>,
 }
 
@@ -95,7 +101,9 @@ impl Source for Fake {
     }
 
     fn view(&self, _: &StoreName) -> Option<StoreView> {
-        Some(view(3))
+        let mut view = view(3);
+        view.nodes.iter_mut().zip(&self.urls).for_each(|(info, url)| info.url.clone_from(url));
+        Some(view)
     }
 
     async fn change(&self, _: &StoreName, change: Change) -> Result<(), Refused> {
@@ -113,12 +121,23 @@ struct Served {
 
 impl Served {
     fn new(able: bool) -> Self {
+        Self::of_nodes_at(able, Vec::new())
+    }
+
+    fn of_nodes_at(able: bool, urls: Vec<String>) -> Self {
         let (stop, news) = (CancellationToken::new(), News::default());
-        let fake = Arc::new(Fake { able, changes: Mutex::default() });
+        let fake = Arc::new(Fake { able, urls, changes: Mutex::default() });
         let http = http_client().expect("a client");
         let page = Page::new(Arc::clone(&fake), news.clone(), http, stop.clone());
         let router = router(Arc::new(page), Hosts::allowing(["demo.example".into()]));
         Self { router, fake, news, stop }
+    }
+
+    async fn events(&self) -> Events {
+        let request = Request::get("/api/stores/local/demo/events").header(header::HOST, "localhost");
+        let response = self.call(request.body(Body::empty()).expect("a request")).await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        Events::of(response)
     }
 
     async fn call(&self, request: Request<Body>) -> Response {
@@ -268,11 +287,8 @@ async fn the_document_comes_with_a_policy_that_only_its_own_parts_fit() {
 async fn a_stream_begins_with_the_history_goes_on_with_frames_and_ends_with_the_server() {
     let served = Served::new(true);
     served.news.tell(&store(), "Test", false, "before".into());
-    let request = Request::get("/api/stores/local/demo/events").header(header::HOST, "localhost");
-    let response = served.call(request.body(Body::empty()).expect("a request")).await;
-    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let mut body = served.events().await;
     served.news.tell(&store(), "Test", true, "after".into());
-    let mut body = Events::of(response);
     let history = body.next().await;
     assert!(history.starts_with("event: history\n") && history.contains("before") && !history.contains("after"));
     let frame = body.next().await;
@@ -284,6 +300,49 @@ async fn a_stream_begins_with_the_history_goes_on_with_frames_and_ends_with_the_
     served.stop.cancel();
     let ended = async { while !body.next().await.is_empty() {} };
     timeout(Duration::from_secs(5), ended).await.expect("it ends");
+}
+
+/// A node that counts how often it is asked.
+async fn counting(node: &str) -> (String, Arc<AtomicUsize>) {
+    let (asked, reply) = (Arc::new(AtomicUsize::new(0)), status(node));
+    let count = Arc::clone(&asked);
+    let answer = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(axum::Json(reply))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/status", get(answer))).await });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_holds_nothing_up_and_more_pages_ask_no_more_often() {
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hung = format!("http://{}", hanging.local_addr().expect("bound"));
+    let (url, asked) = counting("n1").await;
+    let served = Served::of_nodes_at(true, vec![hung, url]);
+    let mut pages = Vec::new();
+    for _ in 0..8 {
+        pages.push(served.events().await);
+    }
+    for page in &mut pages {
+        assert!(page.next().await.starts_with("event: history"));
+    }
+    let mut answered = false;
+    for _ in 0..6 {
+        let mut frames = Vec::new();
+        for page in &mut pages {
+            frames.push(page.next().await);
+        }
+        assert!(frames.iter().all(|frame| *frame == frames[0]), "all see the same");
+        answered |= frames[0].contains(r#""node":"n1","state":"waiting""#);
+        assert!(frames[0].contains(r#""node":"n0","state":"silent""#), "{}", frames[0]);
+    }
+    assert!(answered, "the other node is seen");
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((1..=8).contains(&asked), "asked {asked} times in six frames");
+    drop(hanging);
 }
 
 struct Events(axum::body::BodyDataStream);

@@ -140,6 +140,7 @@ impl Kind {
             .args(["--namespace", namespace, "--wait", "--timeout", "3m"])
             .args(["--set", &format!("image.repository={},image.tag={}", operator.repository, operator.tag)])
             .args(["--set", &format!("nodeImage.repository={},nodeImage.tag={}", node.repository, node.tag)])
+            .args(["--set", "page.enabled=true"])
             .output()
             .await
     }
