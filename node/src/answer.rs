@@ -17,6 +17,11 @@ use quorumkv_api::{
 use serde::Deserialize;
 use tracing::error;
 
+/// The entity tag of a version.
+pub fn etag(version: Seq) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{version}\"")).expect("a number in quotes is a header's value")
+}
+
 /// An error of the client port.
 #[derive(Debug)]
 pub struct ApiError {
@@ -59,11 +64,15 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let elsewhere = self.body.leader.is_some();
+        let current = self.body.version.flatten();
         let mut response = (self.status, Json(self.body)).into_response();
         if elsewhere {
             // A client that came through the leader's Service while this node led would otherwise keep its
             // connection, and with it this answer, for ever. The next connection finds the leader.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(version) = current {
+            response.headers_mut().insert(header::ETAG, etag(version));
         }
         response
     }

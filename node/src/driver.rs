@@ -31,8 +31,9 @@ use crate::{
 
 mod admission;
 mod failpoints;
+mod tail;
 
-use self::{admission::Admission, failpoints::Failpoints};
+use self::{admission::Admission, failpoints::Failpoints, tail::Tail};
 
 /// Commands taken at once; bounds how long answers wait for others.
 const BATCH: usize = 1024;
@@ -62,6 +63,7 @@ pub struct Driver<S> {
     writes: HashMap<WriteId, oneshot::Sender<WriteAnswer>>,
     /// Of writes that are applied and not answered yet, which is for the length of a simulated round trip.
     deviations: HashMap<Seq, Deviation>,
+    tail: Tail,
     requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     received: Vec<(SnapshotSource, Snapshot)>,
     recoveries: Vec<RecoveryRequest>,
@@ -102,6 +104,7 @@ impl<S: Storage> Driver<S> {
             next_id: 0,
             writes: HashMap::new(),
             deviations: HashMap::new(),
+            tail: Tail::default(),
             requests: HashMap::new(),
             received: Vec::new(),
             recoveries: Vec::new(),
@@ -166,12 +169,25 @@ impl<S: Storage> Driver<S> {
         for (epoch, process_id, answer) in std::mem::take(&mut self.recoveries) {
             drop(answer.send(self.recovery(epoch, process_id)));
         }
+        self.tail.answer(self.node.log(), self.handle.store.applied());
         Ok(())
     }
 
     fn take(&mut self, command: Command, now: Micros) {
         let input = match command {
             Command::Write { operation, answer } => self.propose(operation, answer, now),
+            Command::Batch { writes } => {
+                for (operation, answer) in writes {
+                    let input = self.propose(operation, answer, now);
+                    self.node.step(now, input, &mut self.effects);
+                }
+                return;
+            }
+            Command::ReadLog { from, answer } => {
+                // As with recoveries.
+                self.tail.ask(from, answer);
+                return;
+            }
             Command::Peer { request, answer } => self.request(request, answer),
             Command::Inspect(answer) => {
                 // Whoever asked may have gone since.
@@ -317,7 +333,9 @@ impl<S: Storage> Driver<S> {
         if commit <= applied {
             return;
         }
-        self.deviations.extend(self.handle.store.apply(self.node.log().entries(applied.next()..=commit)));
+        let deviations = self.handle.store.apply(self.node.log().entries(applied.next()..=commit));
+        self.tail.leave_out(deviations.iter().map(|(seq, _)| *seq), self.node.log().base());
+        self.deviations.extend(deviations);
         self.failpoints.committed(self.node.log(), applied.next()..=commit, self.node.follower_count() > 0);
         let settings = self.node.log().committed_settings();
         if settings != self.latency_of {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use quorumkv_api::{
-    Epoch, NodeId, ProcessId, SettingsPatch,
+    Epoch, NodeId, ProcessId, Seq, SettingsPatch,
     peer::{FenceReply, MembersRequest, NodeState, PeerAddress, PeerError, PromoteRequest, Refusal, SettingsReply},
 };
 use quorumkv_protocol::{
@@ -111,6 +111,18 @@ pub enum Command {
         /// Where the outcome goes.
         answer: oneshot::Sender<WriteAnswer>,
     },
+    /// Clients' writes that belong next to each other in the log.
+    Batch {
+        /// Each a put or a write, and where its outcome goes.
+        writes: Vec<(Operation, oneshot::Sender<WriteAnswer>)>,
+    },
+    /// Show committed entries.
+    ReadLog {
+        /// Place of the first.
+        from: Seq,
+        /// Where they go.
+        answer: oneshot::Sender<Result<LogPart, Forgotten>>,
+    },
     /// A manager's request.
     Peer {
         /// What is asked.
@@ -209,6 +221,22 @@ impl From<WriteOutcome> for Written {
     }
 }
 
+/// A part of the log, as far as it is committed.
+#[derive(Debug)]
+pub struct LogPart {
+    /// Entries that did what they say.
+    pub entries: Vec<Entry>,
+    /// Place of the first entry after the part.
+    pub next: Seq,
+}
+
+/// A part of the log is not held any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Place of the oldest entry that is.
+    pub oldest: Seq,
+}
+
 /// The answer to a write.
 pub type WriteAnswer = Result<Written, StorageFull>;
 
@@ -275,6 +303,33 @@ impl DriverHandle {
     pub async fn write(&self, operation: Operation) -> WriteAnswer {
         let answer = self.ask(|answer| Command::Write { operation, answer }).await;
         answer.unwrap_or_else(|Stopped| Ok(WriteOutcome::Stopping.into()))
+    }
+
+    /// Makes several writes that stand next to each other in the log; the answers in the same order.
+    pub async fn write_all(&self, operations: Vec<Operation>) -> Vec<WriteAnswer> {
+        let (writes, answers): (Vec<_>, Vec<_>) = operations
+            .into_iter()
+            .map(|operation| {
+                let (sender, answer) = oneshot::channel();
+                ((operation, sender), answer)
+            })
+            .unzip();
+        // Without a driver the senders are dropped, and every answer says so.
+        self.send(Command::Batch { writes }).await.ok();
+        let stopping = || Ok(WriteOutcome::Stopping.into());
+        futures::future::join_all(answers)
+            .await
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|_| stopping()))
+            .collect()
+    }
+
+    /// Committed entries from a place on, as many as are read at once; none where it is not committed yet.
+    ///
+    /// # Errors
+    /// When the driver is gone.
+    pub async fn read_log(&self, from: Seq) -> Result<Result<LogPart, Forgotten>, Stopped> {
+        self.ask(|answer| Command::ReadLog { from, answer }).await
     }
 
     /// The node's state.

@@ -1,6 +1,9 @@
-//! The client port: the HTTP API of the lab.
+//! The client port: the HTTP API of the lab, and the native one beside it.
 //!
-//! Reads go straight to the store; writes pass the driver. Every answer that is no success is JSON.
+//! Reads go straight to the store; writes pass the driver. Every answer that is no success is JSON. What there
+//! is, is described in `openapi.json`, which the port serves.
+
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -8,7 +11,7 @@ use axum::{
     extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use quorumkv_api::{
     MAX_BODY_BYTES, MAX_KEY_BYTES,
@@ -16,19 +19,31 @@ use quorumkv_api::{
 };
 use quorumkv_protocol::ReplyBody;
 use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::list::Pages;
 use crate::{
     answer::{ApiError, panicked},
     auth::Token,
     handle::{DriverHandle, PeerRequest},
 };
 
+mod batch;
+mod kv;
+mod list;
+mod openapi;
 mod reads;
 mod replicate;
 mod status;
 mod value;
+mod view;
+mod watch;
 mod writes;
+
+/// Streams to watchers at the same time.
+const MOST_WATCHERS: usize = 1000;
 
 /// What handlers need.
 #[derive(Debug, Clone)]
@@ -37,19 +52,48 @@ pub struct ClientPort {
     pub driver: DriverHandle,
     /// Required on `POST /replicate`.
     pub token: Token,
+    /// Cancelled when the node takes no more requests; streams end then.
+    draining: CancellationToken,
+    watchers: Arc<Semaphore>,
+    pages: Arc<Pages>,
 }
+
+impl ClientPort {
+    /// A port of this node; `draining` ends what would otherwise never end.
+    #[must_use]
+    pub fn new(driver: DriverHandle, token: Token, draining: CancellationToken) -> Self {
+        let watchers = Arc::new(Semaphore::new(MOST_WATCHERS));
+        Self { driver, token, draining, watchers, pages: Arc::default() }
+    }
+}
+
+type Methods = fn() -> MethodRouter<ClientPort>;
+
+/// Every route, as the document of the API names it.
+const ROUTES: [(&str, Methods); 12] = [
+    ("/set", || post(writes::set)),
+    ("/get/{key}", || get(reads::get)),
+    ("/get_all", || get(reads::get_all)),
+    ("/kv", || get(list::list)),
+    ("/kv/{key}", || get(kv::get).put(kv::put).delete(kv::delete)),
+    ("/batch", || post(batch::batch)),
+    ("/watch", || get(watch::watch)),
+    ("/status", || get(status::status)),
+    ("/health", || get(health)),
+    ("/readyz", || get(readyz)),
+    ("/replicate", || post(replicate)),
+    ("/openapi.json", || get(openapi::openapi)),
+];
 
 /// The client port's routes.
 pub fn router(port: ClientPort) -> Router {
-    Router::new()
-        .route("/set", post(writes::set))
+    let routes = ROUTES.into_iter().fold(Router::new(), |routes, (path, methods)| {
+        // A key may have slashes.
+        routes.route(&path.replace("{key}", "{*key}"), methods())
+    });
+    routes
         .route("/get/", get(reads::get_without_key))
-        .route("/get/{*key}", get(reads::get))
-        .route("/get_all", get(reads::get_all))
-        .route("/status", get(status::status))
-        .route("/health", get(health))
-        .route("/readyz", get(readyz))
-        .route("/replicate", post(replicate))
+        .route("/kv/", get(reads::get_without_key).put(reads::get_without_key).delete(reads::get_without_key))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -97,7 +141,7 @@ async fn readyz(State(port): State<ClientPort>) -> Result<Response, ApiError> {
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {
-    let routes = "/set, /get/<key>, /get_all, /status, /health, /readyz, /replicate";
+    let routes = ROUTES.map(|(path, _)| path).join(", ");
     ApiError::new(StatusCode::NOT_FOUND, format!("no such route: {}; there are {routes}", uri.path()))
 }
 

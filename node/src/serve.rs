@@ -143,7 +143,8 @@ async fn serve_on(
     let _links = spawn(links::keep(handle.clone(), config.peer_token.clone(), leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
-    let client_router = router::router(router::ClientPort { driver: handle.clone(), token: token.clone() });
+    let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
+    let client_router = router::router(client_port);
     let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token });
     let mut client = spawn(listen(listeners.client, client_router, shutdown.draining.clone()));
     let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));

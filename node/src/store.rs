@@ -77,7 +77,11 @@ impl Snapshot {
 
     /// The keys after `last` (all, if `None`) in ascending order of their bytes.
     pub fn after<'a>(&'a self, last: Option<&Bytes>) -> impl Iterator<Item = (&'a Bytes, &'a Versioned)> + use<'a> {
-        let start = last.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+        self.from(last.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone())))
+    }
+
+    /// The keys from `start` on in ascending order of their bytes.
+    pub fn from<'a>(&'a self, start: Bound<Bytes>) -> impl Iterator<Item = (&'a Bytes, &'a Versioned)> + use<'a> {
         self.map.range((start, Bound::Unbounded))
     }
 

@@ -3,6 +3,10 @@
 //! Each node has a thread and a runtime of its own, so that killing one is abrupt: its sockets close, its
 //! memory is gone, and nothing of it is asked.
 
+#[path = "support/contract.rs"]
+mod contract;
+#[path = "static_cluster/native.rs"]
+mod native;
 #[path = "static_cluster/persistent.rs"]
 mod persistent;
 #[path = "static_cluster/retries.rs"]

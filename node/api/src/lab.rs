@@ -44,8 +44,19 @@ pub struct GetReply {
     pub key: String,
     /// Its value as it was written.
     pub value: Box<RawValue>,
+    /// How bytes that are no JSON stand in `value`; JSON values stand as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
     /// Place in the log of the write that gave it this value.
     pub version: Seq,
+}
+
+/// How bytes stand in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// As text in base64, with padding.
+    Base64,
 }
 
 /// `GET /get_all` answered 200.
@@ -53,6 +64,9 @@ pub struct GetReply {
 pub struct GetAllReply {
     /// Every committed key with its value.
     pub data: BTreeMap<String, Box<RawValue>>,
+    /// Those of the keys whose values are bytes that are no JSON, and stand in `data` in base64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base64: Vec<String>,
     /// Place in the log up to which `data` is complete.
     pub version: Seq,
 }
@@ -71,6 +85,9 @@ pub struct ErrorReply {
     /// Version of the key's value where a condition does not hold; `null` if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Option<Seq>>,
+    /// Oldest version that a watch may begin with, where it asked for an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Seq>,
 }
 
 /// What a node is at the moment.

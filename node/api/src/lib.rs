@@ -1,7 +1,7 @@
 //! Wire types, newtypes and clients of the quorumkv node.
 //!
-//! Three surfaces, one module each:
-//! [`lab`] is what clients see on the client port (`PORT`, 5000), [`peer`] what the operator and other
+//! What is seen of a node, one module each:
+//! [`lab`] and [`kv`] are what clients see on the client port (`PORT`, 5000), [`peer`] what the operator and other
 //! nodes see on the peer port (`PEER_PORT`, 5100), and [`settings`] the values that can be turned while
 //! the store runs. [`ids`] holds the newtypes that all of them are written in. With the feature `client`
 //! there is an HTTP client for both ports in [`client`].
@@ -9,6 +9,7 @@
 #[cfg(feature = "client")]
 pub mod client;
 pub mod ids;
+pub mod kv;
 pub mod lab;
 pub mod peer;
 pub mod settings;

@@ -93,6 +93,9 @@ impl<S: Storage> Driver<S> {
             Command::Write { operation, .. } if self.node.follower_count() > 0 => {
                 Some(operation.weight() + size_of::<Entry>())
             }
+            Command::Batch { writes } if self.node.follower_count() > 0 => {
+                Some(writes.iter().map(|(operation, _)| operation.weight() + size_of::<Entry>()).sum())
+            }
             Command::FromLeader { message: LeaderMessage::Append(append), .. } if !append.entries.is_empty() => {
                 Some(weight(&append.entries))
             }
@@ -107,6 +110,7 @@ impl<S: Storage> Driver<S> {
         self.handle.metrics.write_refused_for_room();
         match command {
             Command::Write { answer, .. } => drop(answer.send(Err(StorageFull))),
+            Command::Batch { writes } => writes.into_iter().for_each(|(_, answer)| drop(answer.send(Err(StorageFull)))),
             Command::Peer { answer, .. } => {
                 let error = StorageFull.to_string();
                 drop(answer.send(Err(PeerError { error, reason: Refusal::Unavailable, promised: Epoch(0) })));

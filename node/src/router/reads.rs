@@ -13,9 +13,13 @@ use axum::{
 };
 use futures::stream;
 use quorumkv_api::{Seq, lab::Role};
+use quorumkv_protocol::Format;
 use serde::Deserialize;
 
-use super::{ClientPort, checked_key};
+use super::{
+    ClientPort, checked_key,
+    view::{put_json, put_key, put_text},
+};
 use crate::{
     answer::ApiError,
     handle::DriverHandle,
@@ -57,14 +61,17 @@ pub(super) async fn get(
     let (found, _) = port.driver.store.get(key.as_bytes());
     // Only after the read: a lease that still holds now held while the value was read.
     allowed(&port.driver, &query)?;
-    let Some(Versioned { value, format: _, version }) = found else {
+    let Some(Versioned { value, format, version }) = found else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
     };
     let mut body = Vec::with_capacity(key.len() + value.len() + 48);
     body.extend_from_slice(br#"{"key":"#);
     put_text(&mut body, key);
     body.extend_from_slice(br#","value":"#);
-    body.extend_from_slice(&value);
+    put_json(&mut body, format, &value);
+    if format == Format::Raw {
+        body.extend_from_slice(br#","encoding":"base64""#);
+    }
     body.extend_from_slice(br#","version":"#);
     body.extend_from_slice(version.0.to_string().as_bytes());
     body.push(b'}');
@@ -87,7 +94,7 @@ pub(super) async fn get_all(
     Ok(json(Body::from_stream(pieces)))
 }
 
-fn checked_query(query: Result<Query<ReadQuery>, QueryRejection>) -> Result<ReadQuery, ApiError> {
+pub(super) fn checked_query(query: Result<Query<ReadQuery>, QueryRejection>) -> Result<ReadQuery, ApiError> {
     let Query(query) = query.map_err(|rejection| {
         let allowed = "consistency is linearizable or stale, minVersion is a number";
         ApiError::bad_request(format!("{}; {allowed}", rejection.body_text()))
@@ -95,7 +102,7 @@ fn checked_query(query: Result<Query<ReadQuery>, QueryRejection>) -> Result<Read
     Ok(query)
 }
 
-async fn wait(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
+pub(super) async fn wait(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
     let Some(version) = query.min_version.filter(|version| driver.store.applied() < *version) else { return Ok(()) };
     tokio::time::timeout(LONGEST_WAIT, driver.store.reached(version)).await.map_err(|_| {
         let applied = driver.store.applied();
@@ -103,7 +110,7 @@ async fn wait(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> 
     })
 }
 
-fn allowed(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
+pub(super) fn allowed(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
     let view = driver.view.borrow();
     match (query.consistency, view.role) {
         (Some(Consistency::Stale), _) | (None, Role::Follower) => Ok(()),
@@ -121,12 +128,8 @@ fn allowed(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
     }
 }
 
-fn json(body: Body) -> Response {
+pub(super) fn json(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-fn put_text(body: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(body, text).expect("a text can be written to memory");
 }
 
 /// The body of `GET /get_all`, made while it is sent.
@@ -134,6 +137,8 @@ struct Pieces {
     snapshot: Snapshot,
     last: Option<Bytes>,
     stage: Stage,
+    /// Keys with values that are no JSON.
+    raw: Vec<Bytes>,
 }
 
 #[derive(PartialEq)]
@@ -145,7 +150,7 @@ enum Stage {
 
 impl Pieces {
     fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, last: None, stage: Stage::Start }
+        Self { snapshot, last: None, stage: Stage::Start, raw: Vec::new() }
     }
 }
 
@@ -163,7 +168,7 @@ impl Iterator for Pieces {
         }
         let mut first = self.last.is_none();
         let mut last = None;
-        for (key, Versioned { value, .. }) in self.snapshot.after(self.last.as_ref()) {
+        for (key, Versioned { value, format, .. }) in self.snapshot.after(self.last.as_ref()) {
             if piece.len() >= PIECE_BYTES {
                 break;
             }
@@ -171,16 +176,26 @@ impl Iterator for Pieces {
                 piece.push(b',');
             }
             first = false;
-            put_text(&mut piece, std::str::from_utf8(key).expect("keys are checked before they enter the log"));
+            put_key(&mut piece, key);
             piece.push(b':');
-            piece.extend_from_slice(value);
+            put_json(&mut piece, *format, value);
+            if *format == Format::Raw {
+                self.raw.push(key.clone());
+            }
             last = Some(key.clone());
         }
         if let Some(last) = last {
             self.last = Some(last);
         } else {
-            let end = format!(r#"}},"version":{}}}"#, self.snapshot.applied);
-            piece.extend_from_slice(end.as_bytes());
+            piece.push(b'}');
+            for (index, key) in self.raw.iter().enumerate() {
+                piece.extend_from_slice(if index == 0 { br#","base64":["# } else { b"," });
+                put_key(&mut piece, key);
+            }
+            if !self.raw.is_empty() {
+                piece.push(b']');
+            }
+            piece.extend_from_slice(format!(r#","version":{}}}"#, self.snapshot.applied).as_bytes());
             self.stage = Stage::End;
         }
         Some(piece.into())
@@ -190,7 +205,6 @@ impl Iterator for Pieces {
 #[cfg(test)]
 mod tests {
     use quorumkv_api::lab::GetAllReply;
-    use quorumkv_protocol::Format;
 
     use super::*;
 
@@ -202,6 +216,17 @@ mod tests {
     #[test]
     fn an_empty_store_is_an_empty_object() {
         assert_eq!(body_of(Snapshot::default()).1, r#"{"data":{},"version":0}"#);
+    }
+
+    #[test]
+    fn bytes_that_are_no_json_are_in_base64_and_named() {
+        let mut snapshot = Snapshot::default();
+        snapshot.applied = Seq(9);
+        snapshot.put(b"a", Format::Raw, b"\0\xff", Seq(1));
+        snapshot.put(b"b", Format::Json, br#""AP8=""#, Seq(2));
+        snapshot.put(b"c", Format::Raw, b"", Seq(3));
+        let expected = r#"{"data":{"a":"AP8=","b":"AP8=","c":""},"base64":["a","c"],"version":9}"#;
+        assert_eq!(body_of(snapshot).1, expected);
     }
 
     #[test]

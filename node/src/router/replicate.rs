@@ -116,25 +116,30 @@ fn unusual(BodyWrite { key, change, condition, request }: BodyWrite<'_>) -> Resu
         }
         BodyChange::Delete(Nothing {}) => Change::Delete,
     };
-    let condition = condition.map(|condition| match condition {
-        ReplicatedCondition::Present => Condition::Present,
-        ReplicatedCondition::Absent => Condition::Absent,
-        ReplicatedCondition::Version(version) => Condition::Version(version),
-        ReplicatedCondition::NotVersion(version) => Condition::NotVersion(version),
-    });
+    let demanded = condition.map(self::condition);
     let request = request.map(|ReplicatedRequestKey { id, digest }| {
         let digest = BASE64.decode(digest).ok().and_then(|digest| digest.try_into().ok());
         let digest = Digest(digest.ok_or_else(|| not_base64("a digest of 16 bytes"))?);
         Ok::<_, ApiError>(RequestKey { id: checked_request_id(id.as_bytes())?, digest })
     });
-    Ok(Write { key: copied_key(&key)?, change, condition, request: request.transpose()? })
+    Ok(Write { key: copied_key(&key)?, change, condition: demanded, request: request.transpose()? })
+}
+
+/// The core's form of a condition.
+pub(super) fn condition(condition: ReplicatedCondition) -> Condition {
+    match condition {
+        ReplicatedCondition::Present => Condition::Present,
+        ReplicatedCondition::Absent => Condition::Absent,
+        ReplicatedCondition::Version(version) => Condition::Version(version),
+        ReplicatedCondition::NotVersion(version) => Condition::NotVersion(version),
+    }
 }
 
 fn copied_key(key: &str) -> Result<Bytes, ApiError> {
     Ok(Bytes::copy_from_slice(checked_key(key)?.as_bytes()))
 }
 
-fn copied_value(value: &RawValue) -> Result<Bytes, ApiError> {
+pub(super) fn copied_value(value: &RawValue) -> Result<Bytes, ApiError> {
     Ok(Bytes::copy_from_slice(checked_value(value)?.as_bytes()))
 }
 

@@ -22,7 +22,12 @@ use crate::{
     store::Snapshot,
 };
 
+#[path = "../../tests/support/contract.rs"]
+mod contract;
 mod ids;
+mod native;
+
+use self::contract::Contract;
 
 const LEADER_URL: &str = "http://leader:5000";
 
@@ -38,6 +43,28 @@ fn view(role: Role) -> View {
         commit: Seq(9),
         settings: None,
         pending_writes: 0,
+    }
+}
+
+fn client_port(driver: &DriverHandle, token: Token) -> ClientPort {
+    ClientPort::new(driver.clone(), token, CancellationToken::new())
+}
+
+/// An answer that is as described.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).expect("text")
     }
 }
 
@@ -57,7 +84,7 @@ impl Port {
                 answer(command);
             }
         });
-        let router = router(ClientPort { driver: driver.clone(), token: Token::new(token) });
+        let router = router(client_port(&driver, Token::new(token)));
         Self { router, driver, _view: sender }
     }
 
@@ -74,13 +101,22 @@ impl Port {
         })
     }
 
-    async fn call(&self, request: Request<Body>) -> (StatusCode, String) {
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().to_string(), request.uri().to_string());
         let response = self.router.clone().oneshot(request).await.expect("a router never fails");
-        let status = response.status();
-        let kind = response.headers().get(header::CONTENT_TYPE).cloned();
-        assert_eq!(kind.expect("a content type"), "application/json", "every answer is JSON");
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
-        (status, String::from_utf8(body.to_vec()).expect("JSON is UTF-8"))
+        let answer = Answer { status, headers, body };
+        let kind = answer.header("content-type");
+        let held = Contract::new(openapi::DOCUMENT).check(&method, &path, status.as_u16(), kind, &answer.body);
+        held.unwrap_or_else(|error| panic!("{error}"));
+        answer
+    }
+
+    async fn call(&self, request: Request<Body>) -> (StatusCode, String) {
+        let answer = self.answer(request).await;
+        assert_eq!(answer.header("content-type"), Some("application/json"), "every answer is JSON");
+        (answer.status, answer.text())
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
@@ -448,8 +484,7 @@ async fn a_node_whose_driver_is_gone_says_that_it_is_stopping() {
     let (_sender, views) = watch::channel(view(Role::Leader));
     let (driver, commands) = DriverHandle::new(views, Clock::start());
     drop(commands);
-    let port =
-        Port { router: router(ClientPort { driver: driver.clone(), token: Token::default() }), driver, _view: _sender };
+    let port = Port { router: router(client_port(&driver, Token::default())), driver, _view: _sender };
     let (status, body) = port.post("/set", r#"{"key":"k","value":1}"#).await;
     assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"The node is stopping"}"#));
     assert_eq!(port.get("/status").await.0, StatusCode::SERVICE_UNAVAILABLE);

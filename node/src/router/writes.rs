@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::{ClientPort, checked_key, value::checked_value};
 use crate::{
     answer::{ApiError, parse_object},
-    handle::{DriverHandle, StorageFull, Written},
+    handle::{DriverHandle, StorageFull, WriteAnswer, Written},
     store::{Deviation, requests::Outcome},
     wire,
 };
@@ -68,7 +68,7 @@ pub(super) async fn set(
 }
 
 impl Wish {
-    fn operation(self) -> Operation {
+    pub(super) fn operation(self) -> Operation {
         let Self { key, change, condition, request_id } = self;
         match (change, condition, request_id) {
             (Change::Put { format: Format::Json, value }, None, None) => Operation::Put { key, value },
@@ -82,24 +82,27 @@ impl Wish {
 
     /// Hands it to the driver and waits for what becomes of it.
     pub(super) async fn make(self, driver: &DriverHandle) -> Result<Done, ApiError> {
-        let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
-        let Written { outcome, deviation } = driver.write(self.operation()).await.map_err(full)?;
-        let WriteOutcome::Committed { version, replicas, appended: _ } = outcome else {
-            return Err(write_error(driver, outcome));
-        };
-        match deviation {
-            None => Ok(Done { version, replicas, repeated: false }),
-            Some(Deviation::Repeated { version, outcome: Outcome::Done }) => {
-                Ok(Done { version, replicas, repeated: true })
-            }
-            Some(
-                Deviation::ConditionFailed { current }
-                | Deviation::Repeated { outcome: Outcome::ConditionFailed { current }, .. },
-            ) => Err(ApiError::condition_failed(current)),
-            Some(Deviation::IdTaken) => {
-                let error = "The request id was used for another write; nothing was written";
-                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error))
-            }
+        settle(driver, driver.write(self.operation()).await)
+    }
+}
+
+/// What the driver's answer means for the client.
+pub(super) fn settle(driver: &DriverHandle, answer: WriteAnswer) -> Result<Done, ApiError> {
+    let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
+    let Written { outcome, deviation } = answer.map_err(full)?;
+    let WriteOutcome::Committed { version, replicas, appended: _ } = outcome else {
+        return Err(write_error(driver, outcome));
+    };
+    match deviation {
+        None => Ok(Done { version, replicas, repeated: false }),
+        Some(Deviation::Repeated { version, outcome: Outcome::Done }) => Ok(Done { version, replicas, repeated: true }),
+        Some(
+            Deviation::ConditionFailed { current }
+            | Deviation::Repeated { outcome: Outcome::ConditionFailed { current }, .. },
+        ) => Err(ApiError::condition_failed(current)),
+        Some(Deviation::IdTaken) => {
+            let error = "The request id was used for another write; nothing was written";
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error))
         }
     }
 }

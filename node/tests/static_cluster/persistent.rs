@@ -1,11 +1,12 @@
 //! Stores that keep their data on disk.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use quorumkv_api::Epoch;
 use quorumkv_node::config::StorageType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use super::support::{Cluster, Options, eventually};
 
@@ -55,15 +56,21 @@ async fn nothing_acknowledged_is_lost_when_all_nodes_are_killed_at_once_again_an
     let copies = futures::future::join_all(copies).await;
     let mut acknowledged = BTreeMap::new();
     for round in 0..3_u64 {
-        // Killed while writes are under way.
+        // Killed while writes are under way, and some are answered.
+        let answered = Arc::new(Notify::new());
         let writes: Vec<_> = (0..120_u64)
             .map(|n| {
                 let (key, value) = (format!("key-{round}-{n}"), json!({"round": round, "n": n}));
                 let set = cluster.setter(key.clone(), value.clone());
-                tokio::spawn(async move { (set.await.0, key, value) })
+                let answered = answered.clone();
+                tokio::spawn(async move {
+                    let (status, _) = set.await;
+                    answered.notify_one();
+                    (status, key, value)
+                })
             })
             .collect();
-        tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+        answered.notified().await;
         cluster.kill_all().await;
         for write in writes {
             let (status, key, value) = write.await.expect("no panic");

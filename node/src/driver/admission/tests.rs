@@ -107,6 +107,7 @@ async fn a_full_disk_refuses_writes_before_the_core_sees_them_and_takes_them_aga
     let last = handle.inspect().await.expect("running").state.last;
     set(&room, Room::Full);
     assert_eq!(handle.write(put()).await, Err(StorageFull));
+    assert_eq!(handle.write_all(vec![put(), put()]).await, [Err(StorageFull), Err(StorageFull)]);
     assert_eq!(handle.inspect().await.expect("running").state.last, last, "nothing was appended");
     handle.fence(Epoch(2)).await.expect("a promise still fits");
     assert_eq!(handle.write(put()).await, Ok(WriteOutcome::NotLeader.into()), "who leads no more says so");

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A leader that answers every write so, and the writes as they arrive.
-fn deviating(deviation: Option<Deviation>) -> (Port, tokio::sync::mpsc::UnboundedReceiver<Operation>) {
+pub(super) fn deviating(deviation: Option<Deviation>) -> (Port, tokio::sync::mpsc::UnboundedReceiver<Operation>) {
     let (sender, arrived) = tokio::sync::mpsc::unbounded_channel();
     let port = Port::new(view(Role::Leader), None, move |command| {
         let Command::Write { operation, answer } = command else { panic!("a write") };
