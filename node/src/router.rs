@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod batch;
+mod connection;
 mod kv;
 mod list;
 mod openapi;
@@ -41,6 +42,9 @@ mod value;
 mod view;
 mod watch;
 mod writes;
+
+pub use self::connection::Connection;
+pub(crate) use self::connection::Undelayed;
 
 /// Streams to watchers at the same time.
 const MOST_WATCHERS: usize = 1000;

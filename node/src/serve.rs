@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture as _, net::SocketAddr};
 
-use axum::{Router, serve::ListenerExt as _};
+use axum::Router;
 use quorumkv_api::{ProcessId, Settings, StorageId, peer::PeerAddress};
 use quorumkv_protocol::{Identity, Limits, Node, Recovered};
 use tokio::net::TcpListener;
@@ -190,12 +190,9 @@ async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<Result<(), 
 }
 
 async fn listen(listener: TcpListener, router: Router, until: CancellationToken) -> Result<(), ServeError> {
-    let listener = listener.tap_io(|tcp| {
-        if let Err(error) = tcp.set_nodelay(true) {
-            warn!(%error, "a connection keeps Nagle's delay");
-        }
-    });
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move { until.cancelled().await });
+    let service = router.into_make_service_with_connect_info::<router::Connection>();
+    let server = axum::serve(router::Undelayed(listener), service)
+        .with_graceful_shutdown(async move { until.cancelled().await });
     server.into_future().await.map_err(ServeError::Server)
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientPort, checked_key,
+    ClientPort, Connection, checked_key,
     replicate::{condition, copied_value},
     writes::{Done, Wish, checked_request_id, settle},
 };
@@ -60,6 +60,7 @@ fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, 
 
 pub(super) async fn batch(
     State(port): State<ClientPort>,
+    _connection: Connection,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<BatchReply>, ApiError> {
     let body = body?;

@@ -15,7 +15,7 @@ use quorumkv_protocol::{Change, Condition, Format};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientPort, checked_key,
+    ClientPort, Connection, checked_key,
     reads::{ReadQuery, allowed, checked_query, wait},
     value::checked_value,
     writes::{Done, Wish, request_id},
@@ -30,6 +30,7 @@ const BYTES: &str = "application/octet-stream";
 
 pub(super) async fn get(
     State(port): State<ClientPort>,
+    connection: Connection,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<ReadQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -40,7 +41,7 @@ pub(super) async fn get(
     wait(&port.driver, &query).await?;
     let (found, _) = port.driver.store.get(&key);
     // Only after the read: a lease that still holds now held while the value was read.
-    allowed(&port.driver, &query)?;
+    allowed(&port.driver, &connection, &query)?;
     let current = found.as_ref().map(|found| found.version);
     match condition.filter(|condition| !condition.holds(current)) {
         Some(Condition::Present | Condition::Version(_)) => return Err(ApiError::condition_failed(current)),
@@ -63,6 +64,7 @@ pub(super) async fn get(
 
 pub(super) async fn put(
     State(port): State<ClientPort>,
+    _connection: Connection,
     key: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -82,6 +84,7 @@ pub(super) async fn put(
 
 pub(super) async fn delete(
     State(port): State<ClientPort>,
+    _connection: Connection,
     key: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {

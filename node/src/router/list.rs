@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    ClientPort,
+    ClientPort, Connection,
     reads::{ReadQuery, allowed, checked_query, json, wait},
     view::{put_field, put_key},
 };
@@ -84,6 +84,7 @@ impl Pages {
 
 pub(super) async fn list(
     State(port): State<ClientPort>,
+    connection: Connection,
     query: Result<Query<ReadQuery>, QueryRejection>,
     list: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -103,7 +104,7 @@ pub(super) async fn list(
         None => {
             wait(&port.driver, &query).await?;
             let state = port.driver.store.snapshot();
-            allowed(&port.driver, &query)?;
+            allowed(&port.driver, &connection, &query)?;
             state
         }
     };

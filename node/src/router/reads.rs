@@ -17,7 +17,7 @@ use quorumkv_protocol::Format;
 use serde::Deserialize;
 
 use super::{
-    ClientPort, checked_key,
+    ClientPort, Connection, checked_key,
     view::{put_json, put_key, put_text},
 };
 use crate::{
@@ -51,6 +51,7 @@ enum Consistency {
 
 pub(super) async fn get(
     State(port): State<ClientPort>,
+    connection: Connection,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -60,7 +61,7 @@ pub(super) async fn get(
     wait(&port.driver, &query).await?;
     let (found, _) = port.driver.store.get(key.as_bytes());
     // Only after the read: a lease that still holds now held while the value was read.
-    allowed(&port.driver, &query)?;
+    allowed(&port.driver, &connection, &query)?;
     let Some(Versioned { value, format, version }) = found else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
     };
@@ -84,12 +85,13 @@ pub(super) async fn get_without_key() -> ApiError {
 
 pub(super) async fn get_all(
     State(port): State<ClientPort>,
+    connection: Connection,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let query = checked_query(query)?;
     wait(&port.driver, &query).await?;
     let snapshot = port.driver.store.snapshot();
-    allowed(&port.driver, &query)?;
+    allowed(&port.driver, &connection, &query)?;
     let pieces = stream::iter(Pieces::new(snapshot).map(Ok::<_, Infallible>));
     Ok(json(Body::from_stream(pieces)))
 }
@@ -110,9 +112,11 @@ pub(super) async fn wait(driver: &DriverHandle, query: &ReadQuery) -> Result<(),
     })
 }
 
-pub(super) fn allowed(driver: &DriverHandle, query: &ReadQuery) -> Result<(), ApiError> {
+pub(super) fn allowed(driver: &DriverHandle, connection: &Connection, query: &ReadQuery) -> Result<(), ApiError> {
     let view = driver.view.borrow();
-    match (query.consistency, view.role) {
+    // Who has met the leader on this connection takes the answer for the leader's.
+    let implied = connection.met_leader().then_some(Consistency::Linearizable);
+    match (query.consistency.or(implied), view.role) {
         (Some(Consistency::Stale), _) | (None, Role::Follower) => Ok(()),
         (Some(Consistency::Linearizable), Role::Follower) => {
             Err(ApiError::at_the_leader("Only leader serves linearizable reads", view.leader_url.clone()))

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use axum::{
     body::{Body, to_bytes},
+    extract::ConnectInfo,
     http::{Request, header},
 };
 use quorumkv_api::{
@@ -72,7 +73,7 @@ impl Answer {
 struct Port {
     router: Router,
     driver: DriverHandle,
-    _view: watch::Sender<View>,
+    view: watch::Sender<View>,
 }
 
 impl Port {
@@ -85,7 +86,7 @@ impl Port {
             }
         });
         let router = router(client_port(&driver, Token::new(token)));
-        Self { router, driver, _view: sender }
+        Self { router, driver, view: sender }
     }
 
     /// A port whose driver must not be asked anything.
@@ -484,8 +485,32 @@ async fn a_node_whose_driver_is_gone_says_that_it_is_stopping() {
     let (_sender, views) = watch::channel(view(Role::Leader));
     let (driver, commands) = DriverHandle::new(views, Clock::start());
     drop(commands);
-    let port = Port { router: router(client_port(&driver, Token::default())), driver, _view: _sender };
+    let port = Port { router: router(client_port(&driver, Token::default())), driver, view: _sender };
     let (status, body) = port.post("/set", r#"{"key":"k","value":1}"#).await;
     assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"The node is stopping"}"#));
     assert_eq!(port.get("/status").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_the_leader_answered_is_no_followers_connection_later() {
+    let port = Port::untouched(Role::Leader);
+    port.driver.store.install(holding("k", "1", 9, 9));
+    let (kept, later) = (Connection::default(), Connection::default());
+    let get = async |connection: &Connection, path: &str| {
+        let mut request = Request::get(path).body(Body::empty()).expect("a request");
+        request.extensions_mut().insert(ConnectInfo(connection.clone()));
+        port.router.clone().oneshot(request).await.expect("a router never fails")
+    };
+    assert_eq!(get(&kept, "/get/k").await.status(), StatusCode::OK);
+    port.view.send_replace(view(Role::Follower));
+    for path in ["/get/k", "/get_all"] {
+        assert_eq!(get(&later, path).await.status(), StatusCode::OK, "a follower answers whoever knows that it is one");
+        let refused = get(&kept, path).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        assert_eq!(refused.headers()[header::CONNECTION], "close");
+        let body = to_bytes(refused.into_body(), usize::MAX).await.expect("a body");
+        let error = error_of(std::str::from_utf8(&body).expect("JSON is UTF-8"));
+        assert_eq!(error.leader, Some(Some(LEADER_URL.to_owned())));
+    }
+    assert_eq!(get(&kept, "/get/k?consistency=stale").await.status(), StatusCode::OK, "asked for as it is");
 }

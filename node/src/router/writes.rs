@@ -14,7 +14,7 @@ use quorumkv_api::{
 use quorumkv_protocol::{Change, Condition, Digest, Format, Operation, RequestKey, Write, WriteOutcome};
 use sha2::{Digest as _, Sha256};
 
-use super::{ClientPort, checked_key, value::checked_value};
+use super::{ClientPort, Connection, checked_key, value::checked_value};
 use crate::{
     answer::{ApiError, parse_object},
     handle::{DriverHandle, StorageFull, WriteAnswer, Written},
@@ -47,6 +47,7 @@ pub(super) struct Done {
 
 pub(super) async fn set(
     State(port): State<ClientPort>,
+    _connection: Connection,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
