@@ -84,6 +84,9 @@ pub struct Arguments {
     /// Address that all three ports listen on.
     #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
+    /// Address that a leader's streams to its followers come from [default: the system's choice].
+    #[arg(long, env = "SOURCE_ADDRESS")]
+    pub source_address: Option<IpAddr>,
     /// Name of this node, unique in its store [default: the host name].
     #[arg(long, env = "NODE_ID")]
     pub node_id: Option<String>,
@@ -127,6 +130,9 @@ pub struct Arguments {
     /// With STORAGE=persistent: directory of this node's copy, made if need be, used by this node alone.
     #[arg(long, env = "DATA_DIR", default_value = "/data")]
     pub data_dir: PathBuf,
+    /// Process that started this one and that it ends with: however that ends, this one is killed.
+    #[arg(long, env = "PARENT_PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub parent_pid: Option<i32>,
     /// Threads that serve; 1 runs everything on one, which is fastest where nodes share cores.
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
@@ -146,6 +152,8 @@ pub struct Config {
     pub metrics_port: Option<u16>,
     /// Address that all three listen on.
     pub bind_address: IpAddr,
+    /// Address that streams to followers come from, if not the system's choice.
+    pub source_address: Option<IpAddr>,
     /// Name of this node.
     pub node: NodeId,
     /// Client URL told to others.
@@ -160,6 +168,8 @@ pub struct Config {
     pub storage: StorageType,
     /// Directory of a persistent copy.
     pub data_dir: PathBuf,
+    /// Process that this one ends with.
+    pub parent_pid: Option<i32>,
     /// Threads that serve.
     pub worker_threads: usize,
     /// Recent log entries kept.
@@ -258,6 +268,7 @@ impl Arguments {
             peer_port,
             metrics_port,
             bind_address,
+            source_address,
             node_id,
             advertise_url,
             followers,
@@ -272,6 +283,7 @@ impl Arguments {
             delay_seed,
             storage,
             data_dir,
+            parent_pid,
             worker_threads,
             log_entries,
         } = self;
@@ -298,6 +310,7 @@ impl Arguments {
             peer_port,
             metrics_port: (metrics_port != 0).then_some(metrics_port),
             bind_address,
+            source_address,
             node,
             advertise_url,
             peer_token: read_token(peer_token, peer_token_file)?,
@@ -305,6 +318,7 @@ impl Arguments {
             delay_seed: delay_seed.unwrap_or_else(random),
             storage,
             data_dir,
+            parent_pid,
             worker_threads: usize::from(worker_threads),
             log_entries: usize::try_from(log_entries).expect("this system's pointers have 32 bits or more"),
             static_leader,

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     handle::DriverHandle,
-    transport::{self, StreamError},
+    transport::{self, Dial, StreamError},
 };
 
 /// First pause after a failure; doubles up to the longest.
@@ -25,7 +25,7 @@ struct Link {
 }
 
 /// Keeps the streams that `leading` asks for until the driver is gone.
-pub async fn keep(driver: DriverHandle, token: Option<String>, mut leading: watch::Receiver<Option<Leading>>) {
+pub async fn keep(driver: DriverHandle, dial: Dial, mut leading: watch::Receiver<Option<Leading>>) {
     let mut links: HashMap<NodeId, Link> = HashMap::new();
     while leading.changed().await.is_ok() {
         let wanted = leading.borrow_and_update().clone();
@@ -37,19 +37,19 @@ pub async fn keep(driver: DriverHandle, token: Option<String>, mut leading: watc
         links.retain(|_, link| link.hello == hello && peers.contains(&link.address));
         for address in peers {
             links.entry(address.node.clone()).or_insert_with(|| {
-                let task = redial(driver.clone(), address.clone(), hello.clone(), token.clone());
+                let task = redial(driver.clone(), address.clone(), hello.clone(), dial.clone());
                 Link { hello: hello.clone(), address, _task: AbortOnDropHandle::new(tokio::spawn(task)) }
             });
         }
     }
 }
 
-async fn redial(driver: DriverHandle, address: PeerAddress, hello: Hello, token: Option<String>) {
+async fn redial(driver: DriverHandle, address: PeerAddress, hello: Hello, dial: Dial) {
     let follower = &address.node;
     let mut pause = SHORTEST_PAUSE;
     let mut warned = false;
     loop {
-        match transport::run(&driver, &address, &hello, token.as_deref()).await {
+        match transport::run(&driver, &address, &hello, &dial).await {
             Err((_, StreamError::Stopped(_))) => return,
             Ok(()) => {
                 warn!(%follower, "the follower closed the stream");

@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    config.parent_pid.map_or(Ok(()), end_with)?;
     start_log(config.log_format)?;
     runtime(config.worker_threads)?.block_on(async {
         let shutdown = Shutdown::default();
@@ -44,6 +46,15 @@ fn run(config: Config) -> anyhow::Result<()> {
         let listeners = Listeners::bind(&config).await.map_err(whole)?;
         serve(config, listeners, shutdown).await.map_err(whole)
     })
+}
+
+/// Asks to be killed when the process that started this one ends.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("the end of PARENT_PID cannot be noticed")?;
+    // It may have ended before that was asked for.
+    let started_by = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    anyhow::ensure!(started_by == parent, "PARENT_PID={parent} did not start this process, or has ended");
+    Ok(())
 }
 
 /// An error whose text already says what caused it, and which therefore must not be followed by its causes.

@@ -21,6 +21,7 @@ use crate::{
     static_leader::{LeadError, Manager},
     storage::{self, Memory, OpenError, Opened, Persistent, Storage, StorageError},
     store::Snapshot,
+    transport::Dial,
 };
 
 /// Why a node does not serve.
@@ -140,7 +141,8 @@ async fn serve_on(
     let over = shutdown.over.clone();
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
 
-    let _links = spawn(links::keep(handle.clone(), config.peer_token.clone(), leading));
+    let dial = Dial { token: config.peer_token.clone(), source: config.source_address };
+    let _links = spawn(links::keep(handle.clone(), dial, leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());

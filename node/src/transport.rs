@@ -28,7 +28,10 @@ use crate::{
 mod follower;
 mod leader;
 
-pub use self::{follower::serve, leader::run};
+pub use self::{
+    follower::serve,
+    leader::{Dial, run},
+};
 
 /// What both sides name in `Upgrade`.
 pub const PROTOCOL: &str = "quorumkv/1";

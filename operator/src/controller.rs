@@ -129,6 +129,7 @@ impl ReconcileError {
             Self::Apply(ApplyError::Kubernetes { .. }) => "kubernetes",
             Self::Pass(PassError::Record(RecordError::Conflict)) => "record_conflict",
             Self::Pass(PassError::Record(RecordError::Kubernetes(_))) => "record_kubernetes",
+            Self::Pass(PassError::Record(RecordError::File(_))) => "record_file",
             Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
             Self::Timeout => "timeout",

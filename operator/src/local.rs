@@ -1,23 +1,26 @@
 //! `quorumkv-operator local`: the operator's decisions over child processes, without Kubernetes.
 //!
-//! The record is kept in memory: it lives exactly as long as the data, which the child processes keep in
-//! theirs. Children run in process groups of their own and are stopped by their parent; a parent that is
-//! killed outright (SIGKILL) cannot stop them.
+//! With storage in memory the record is kept in memory too: it lives exactly as long as the data. With Persistent
+//! storage both are in one directory ([`data_dir`]), and the store goes on when it is started again. Children run
+//! in process groups of their own and are stopped by their parent; the kernel kills them if that is killed.
 
+mod data_dir;
 mod manifest;
 mod page;
+mod places;
 mod process;
+mod record;
 
 use std::{
     io::Write,
-    net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use jiff::Zoned;
-use quorumkv_api::{NodeId, Settings, client::PeerClient, peer::PeerAddress, settings::format_duration};
+use quorumkv_api::{NodeId, Settings, client::PeerClient, settings::format_duration};
 use rand::RngExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -28,17 +31,23 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::page::PageAt;
 use self::{
+    data_dir::{DataDir, DataDirError},
     manifest::{Manifest, ManifestError},
     page::Desk,
+    places::{Names, Place, places},
     process::{Keeping, Launch, Process},
+    record::{LocalRecord, RecordFileError},
 };
 use crate::{
+    crd::StorageKind,
     decide::BOOTSTRAP_PATIENCE,
     manage::{self, ANSWER_TIMEOUT, KnownNode, Memory, Pass, PassError},
-    record::{Platform, Record, RecordError, Versioned},
+    record::{Platform, RecordError},
     status::{self, Summary},
-    validate::Store,
 };
+
+/// Pause after a record could not be written.
+const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 /// Arguments of `quorumkv-operator local`.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,6 +61,14 @@ pub struct LocalArgs {
     /// Peer port of the first node; the others take the ports after it
     #[arg(long, default_value_t = quorumkv_api::PEER_PORT)]
     pub peer_port: u16,
+    /// IPv4 addresses of the nodes, comma-separated, one for each: it listens there, and dials the others from
+    /// there [default: 127.0.0.1 for all]
+    #[arg(long, value_delimiter = ',')]
+    pub hosts: Vec<Ipv4Addr>,
+    /// With storage type Persistent: the directory that holds the record and each node's data; made if need be
+    /// [default: quorumkv-data/<name> beside the manifest]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
     /// The node's program; by default quorumkv-node beside this one
     #[arg(long)]
     pub node_binary: Option<PathBuf>,
@@ -80,9 +97,11 @@ pub enum LocalError {
     NodeBinary(PathBuf),
     /// A port is taken.
     #[error(
-        "port {port} ({what} of node {node}) cannot be used: {source}. Free it, or choose others with --port and --peer-port"
+        "port {port} on {host} ({what} of node {node}) cannot be used: {source}. Free the port, or choose others with --port and --peer-port"
     )]
     Port {
+        /// The address.
+        host: Ipv4Addr,
         /// The port.
         port: u32,
         /// What it is for.
@@ -112,6 +131,30 @@ pub enum LocalError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Some nodes have an address of their own and some have not.
+    #[error("--hosts names {hosts} addresses for {nodes} nodes: give one for each, or none")]
+    Hosts {
+        /// Addresses given.
+        hosts: usize,
+        /// Number of nodes.
+        nodes: usize,
+    },
+    /// The directory of the data cannot be used.
+    #[error("{}: {reason}", .directory.display())]
+    DataDir {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What was recorded there cannot be gone on with.
+    #[error("{} {reason}", .file.display())]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The client for the peer ports cannot be set up.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -129,25 +172,31 @@ pub enum LocalError {
 /// See [`LocalError`]. By then every child is stopped.
 pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     let named = |error: ManifestError| LocalError::Manifest { file: args.file.clone(), reason: error.to_string() };
-    let manifest = manifest::read(&args.file, args.port).map_err(named)?;
+    let manifest = manifest::read(&args.file, &Names::of(&args)).map_err(named)?;
     let launch = Launch { binary: node_binary(&args)?, token: random_token(), log_level: args.log_level.clone() };
     let places = places(&args, &manifest.store)?;
     let ports: Vec<u16> = places.iter().flat_map(|place| [place.port, place.peer_port]).collect();
     let bound = page::bind(args.page, &ports)?;
+    let directory = data_dir(&args, &manifest)?;
     let client = PeerClient::new(Some(launch.token.clone()), ANSWER_TIMEOUT)
         .map_err(|error| LocalError::Client(Box::new(error)))?;
     let mut stop_signals = StopSignals::new()?;
 
     let (lines, printed) = mpsc::channel(64);
     let keeping = Keeping { stop: CancellationToken::new(), changed: Arc::new(Notify::new()), lines };
-    introduce(&args, &manifest, &places, &bound.place);
+    let root = directory.as_ref().map(|directory| directory.root().to_owned());
+    let folders: Vec<Option<PathBuf>> =
+        (0..places.len()).map(|ordinal| directory.as_ref().map(|directory| directory.node(ordinal))).collect();
+    let platform = open_record(directory, &manifest)?;
+    introduce(&args, &manifest, &places, root.as_deref(), &bound.place);
     let processes: Vec<Process> = places
         .into_iter()
-        .map(|place| Process::start(place.address, (place.port, place.peer_port), launch.clone(), keeping.clone()))
+        .zip(folders)
+        .map(|(place, folder)| Process::start(place, folder, launch.clone(), keeping.clone()))
         .collect();
     let (desk, page) = page::serve(bound, &manifest.name, &args.file, &processes, &keeping.stop);
     let (changes, changed) = mpsc::channel(1);
-    let watching = tokio::spawn(manifest::watch(args.file.clone(), args.port, changes));
+    let watching = tokio::spawn(manifest::watch(args.file.clone(), Names::of(&args), changes));
     let local = Local {
         named: manifest.store.switchover_to.clone(),
         in_file: manifest.store.settings,
@@ -156,7 +205,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
         manifest,
         processes: &processes,
         memory: Memory::default(),
-        platform: InMemory::default(),
+        platform: &platform,
         desk,
     };
     let outcome = tokio::select! {
@@ -185,41 +234,24 @@ fn random_token() -> String {
     format!("{token:032x}")
 }
 
-#[derive(Debug, Clone)]
-struct Place {
-    address: PeerAddress,
-    port: u16,
-    peer_port: u16,
+/// The directory of a store that keeps its data, locked.
+fn data_dir(args: &LocalArgs, manifest: &Manifest) -> Result<Option<DataDir>, LocalError> {
+    match manifest.storage {
+        StorageKind::Memory => Ok(None),
+        StorageKind::Persistent => {
+            let directory = args.data_dir.clone().unwrap_or_else(|| data_dir::default_for(&args.file, manifest));
+            let locked = DataDir::lock(&directory, manifest.store.nodes.len());
+            let failed = |error: DataDirError| LocalError::DataDir { directory, reason: error.to_string() };
+            locked.map(Some).map_err(failed)
+        }
+    }
 }
 
-/// Where the nodes will serve, once every port has been found free.
-fn places(args: &LocalArgs, store: &Store) -> Result<Vec<Place>, LocalError> {
-    let count = store.nodes.len();
-    let (first, second) = (usize::from(args.port.min(args.peer_port)), usize::from(args.port.max(args.peer_port)));
-    if first + count > second {
-        return Err(LocalError::Overlap { port: args.port, peer_port: args.peer_port, nodes: count });
-    }
-    let mut places = Vec::new();
-    for (ordinal, node) in store.nodes.iter().enumerate() {
-        let port = free_port(args.port, ordinal, "client port", &node.0)?;
-        let peer_port = free_port(args.peer_port, ordinal, "peer port", &node.0)?;
-        let address = PeerAddress {
-            node: node.clone(),
-            client_url: format!("http://127.0.0.1:{port}"),
-            peer_url: format!("http://127.0.0.1:{peer_port}"),
-        };
-        places.push(Place { address, port, peer_port });
-    }
-    Ok(places)
-}
-
-fn free_port(first: u16, ordinal: usize, what: &'static str, node: &str) -> Result<u16, LocalError> {
-    let number = u32::from(first).saturating_add(u32::try_from(ordinal).unwrap_or(u32::MAX));
-    let refused = |source| LocalError::Port { port: number, what, node: node.to_owned(), source };
-    let port = u16::try_from(number).ok().filter(|port| *port > 0);
-    let port = port.ok_or_else(|| refused(std::io::Error::other("there are 65535 ports")))?;
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(refused)?;
-    Ok(port)
+fn open_record(directory: Option<DataDir>, manifest: &Manifest) -> Result<LocalRecord, LocalError> {
+    let Some(directory) = directory else { return Ok(LocalRecord::default()) };
+    let file = directory.record();
+    let failed = |error: RecordFileError| LocalError::Record { file, reason: error.to_string() };
+    LocalRecord::kept_in(directory, manifest.name.clone(), manifest.store.nodes.clone()).map_err(failed)
 }
 
 struct StopSignals {
@@ -246,51 +278,13 @@ impl StopSignals {
     }
 }
 
-/// The record of a local store: one manager, one process, so a mutex is the compare-and-swap.
-#[derive(Debug, Default)]
-struct InMemory {
-    record: std::sync::Mutex<(Record, u64)>,
-    /// Who shall lead, until that is acted on. The manifest is not rewritten.
-    wish: std::sync::Mutex<Option<NodeId>>,
-}
-
-impl InMemory {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Record, u64)> {
-        self.record.lock().expect("nobody panics while holding the record")
-    }
-
-    fn wish(&self) -> std::sync::MutexGuard<'_, Option<NodeId>> {
-        self.wish.lock().expect("nobody panics while holding the wish")
-    }
-}
-
-impl Platform for InMemory {
-    async fn record(&self) -> Result<Versioned, RecordError> {
-        let (record, version) = self.lock().clone();
-        Ok(Versioned { record, version: version.to_string() })
-    }
-
-    async fn replace(&self, read: &Versioned, new: Record) -> Result<Versioned, RecordError> {
-        let mut current = self.lock();
-        if current.1.to_string() != read.version {
-            return Err(RecordError::Conflict);
-        }
-        *current = (new.clone(), current.1 + 1);
-        Ok(Versioned { record: new, version: current.1.to_string() })
-    }
-
-    async fn withdraw_switchover(&self, wanted: &NodeId) -> Result<bool, RecordError> {
-        Ok(self.wish().take_if(|wish| wish == wanted).is_some())
-    }
-}
-
 struct Local<'a> {
     args: &'a LocalArgs,
     client: PeerClient,
     manifest: Manifest,
     processes: &'a [Process],
     memory: Memory,
-    platform: InMemory,
+    platform: &'a LocalRecord,
     /// Whom the manifest named when it was last read. Only a change of it is a wish.
     named: Option<NodeId>,
     /// The settings that the manifest had when it was last read. What is wished for at a page may differ.
@@ -326,7 +320,16 @@ impl Local<'_> {
             let known = self.platform.record().await.map_err(PassError::Record)?.record;
             self.manifest.store.switchover_to = self.platform.wish().clone();
             let store = &self.manifest.store;
-            let pass = manage::pass(&self.platform, &self.client, store, nodes, known, &mut self.memory).await?;
+            let pass = match manage::pass(self.platform, &self.client, store, nodes, known, &mut self.memory).await {
+                Ok(pass) => pass,
+                // What is not recorded was not done; the disk may take it the next time.
+                Err(PassError::Record(error @ RecordError::File(_))) => {
+                    tell_once(&mut shown, error.to_string());
+                    pause = RECORD_RETRY;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             pass.happenings.iter().for_each(|happening| say(&happening.to_string()));
             let (news, name) = self.desk.news();
             news.tell_all(name, &pass.happenings);
@@ -335,9 +338,8 @@ impl Local<'_> {
             self.desk.show(&summary, store.settings, self.remark(), self.processes);
             // Nodes that are just starting are no news.
             let starting = pass.record.members.is_empty() && started.elapsed() < BOOTSTRAP_PATIENCE;
-            if line != shown && !starting {
-                say(&line);
-                shown = line;
+            if !starting {
+                tell_once(&mut shown, line);
             }
             pause = pass.pause(store);
         }
@@ -376,11 +378,15 @@ fn known(process: &Process) -> KnownNode {
     KnownNode { address: process.address.clone(), presence: process.presence(), outdated: false }
 }
 
-fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], page: &str) {
+fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], data: Option<&Path>, page: &str) {
     let Manifest { name, store, .. } = manifest;
     say(&format!("{name} from {}: a leader and {} followers", args.file.display(), store.followers()));
     for place in places {
         say(&format!("  node {}  peer port {}", place.address.client_url, place.peer_port));
+    }
+    match data {
+        Some(directory) => say(&format!("  data in {}, kept when this ends", directory.display())),
+        None => say("  data in memory, gone when this ends"),
     }
     say(&format!("  page {page}"));
     let url = &places.first().expect("a store has a leader").address.client_url;
@@ -405,6 +411,14 @@ fn status_line(summary: &Summary, pass: &Pass) -> String {
     format!("{state}: leader {leader}, followers {ready_followers}/{followers}{applied}. {}", ready.message)
 }
 
+/// Prints a line unless it was the last one printed so.
+fn tell_once(shown: &mut String, line: String) {
+    if *shown != line {
+        say(&line);
+        *shown = line;
+    }
+}
+
 /// Prints a line with the time. Whoever read the output may be gone; the store runs on.
 fn say(line: &str) {
     let time = Zoned::now().strftime("%H:%M:%S%.3f").to_string();
@@ -414,52 +428,4 @@ fn say(line: &str) {
 /// Passes on what a child said.
 fn complain(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn args(port: u16, peer_port: u16) -> LocalArgs {
-        LocalArgs { file: "m.yaml".into(), port, peer_port, node_binary: None, log_level: "warn".into(), page: None }
-    }
-
-    fn store(nodes: usize) -> Store {
-        Store {
-            nodes: (0..nodes).map(|n| manifest::node_name(5000, n)).collect(),
-            settings: quorumkv_api::Settings::default(),
-            data_loss: crate::crd::DataLossPolicy::Halt,
-            switchover_to: None,
-        }
-    }
-
-    #[test]
-    fn a_taken_port_is_named_with_its_node_before_anything_starts() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = taken.local_addr().expect("bound").port();
-        let error = free_port(port, 0, "client port", "127.0.0.1:7").expect_err("taken").to_string();
-        assert!(error.contains(&format!("port {port} (client port of node 127.0.0.1:7)")), "{error}");
-        assert!(error.contains("--port"), "{error}");
-    }
-
-    #[test]
-    fn overlapping_ranges_are_refused() {
-        let error = places(&args(5000, 5003), &store(6)).expect_err("overlap").to_string();
-        assert!(error.contains("overlap for 6 nodes"), "{error}");
-    }
-
-    #[test]
-    fn ports_end_at_65535() {
-        let error = free_port(65_535, 1, "peer port", "n").expect_err("no such port").to_string();
-        assert!(error.contains("port 65536"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_record_in_memory_refuses_a_second_writer() {
-        let platform = InMemory::default();
-        let read = platform.record().await.expect("read");
-        platform.replace(&read, Record::default()).await.expect("first");
-        let second = platform.replace(&read, Record::default()).await.expect_err("second");
-        assert!(matches!(second, RecordError::Conflict));
-    }
 }

@@ -1,7 +1,7 @@
 //! What the manager must remember to never lose a write, and the one way to change it.
 //!
 //! On Kubernetes the record is part of `KvCluster.status` and its version is the object's resourceVersion;
-//! `local` keeps it in memory. Everything that changes leadership or membership goes through
+//! `local` keeps it in memory, or in a file where the data is on disk too. Everything that changes leadership or membership goes through
 //! [`Platform::replace`], which refuses when the record has changed since it was read.
 
 use std::future::Future;
@@ -100,6 +100,9 @@ pub enum RecordError {
     /// What stands there cannot be understood.
     #[error(transparent)]
     Unreadable(#[from] UnreadableRecord),
+    /// The file that holds it could not be written.
+    #[error("the record could not be written: {0}")]
+    File(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The Kubernetes API did not do it.
     #[error("the Kubernetes API did not answer for the record: {0}")]
     Kubernetes(#[source] Box<kube::Error>),

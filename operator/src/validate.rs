@@ -117,11 +117,6 @@ pub enum InvalidCluster {
     /// The settings contradict each other.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
-    /// Local processes have no volumes.
-    #[error(
-        "storage.type Persistent needs volumes: local processes keep their data in memory, use storage.type Memory"
-    )]
-    PersistentStorage,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
     Identity,
@@ -189,9 +184,6 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     cluster.validate_cel().map_err(InvalidCluster::Rule)?;
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
-    if cluster.spec.storage.kind == StorageKind::Persistent {
-        return Err(InvalidCluster::PersistentStorage);
-    }
     let nodes = (0..=followers).map(name).collect();
     let switchover_to = switchover_to(cluster);
     Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy, switchover_to })

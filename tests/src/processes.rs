@@ -5,11 +5,13 @@
 //! a test fails, and end every process they started when they are dropped.
 
 mod lab;
+mod manifest;
 mod operator;
 pub mod ports;
 pub mod programs;
 mod running;
 
 pub use lab::{Lab, LabOptions};
-pub use operator::{LocalOperator, Manifest};
+pub use manifest::{Manifest, Storage};
+pub use operator::{Hosts, LocalOperator};
 pub use running::{Launch, Process};

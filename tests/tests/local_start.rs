@@ -45,6 +45,8 @@ async fn refusal(environment: &[(&str, &str)]) -> String {
 #[case::same_port(&[("PORT", "7000"), ("PEER_PORT", "7000")], &["PORT and PEER_PORT", "7000"])]
 #[case::node_type(&[("NODE_TYPE", "boss")], &["NODE_TYPE", "'boss'", "leader", "follower"])]
 #[case::address(&[("BIND_ADDRESS", "nowhere")], &["BIND_ADDRESS", "'nowhere'"])]
+#[case::source(&[("SOURCE_ADDRESS", "here")], &["SOURCE_ADDRESS", "'here'"])]
+#[case::parent(&[("PARENT_PID", "1")], &["PARENT_PID=1", "did not start"])]
 #[case::storage(&[("STORAGE", "tape")], &["STORAGE", "'tape'", "memory"])]
 #[case::log_format(&[("LOG_FORMAT", "xml")], &["LOG_FORMAT", "'xml'", "text", "json"])]
 #[case::node_id(&[("NODE_ID", "two words")], &["NODE_ID", "two words", "1..253"])]
@@ -163,6 +165,8 @@ fn help_documents_every_variable() {
         "LOG_FORMAT",
         "DELAY_SEED",
         "STORAGE",
+        "SOURCE_ADDRESS",
+        "PARENT_PID",
     ];
     for variable in variables {
         let named = [format!("[env: {variable}="), format!("[env: {variable}]")];

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use quorumkv_tests::{
+    client::LabClient,
     history::{Action, Outcome, check_with_content},
     load::{Load, Policy},
     processes::{LocalOperator, Manifest},
 };
+use reqwest::StatusCode;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The manifest with the wish that this node shall lead.
 fn wishing_for(manifest: &Manifest, url: &str) -> String {
-    let node = url.trim_start_matches("http://");
-    let annotations = format!("metadata:\n  annotations: {{quorumkv.io/switchover-to: \"{node}\"}}\n");
-    manifest.to_string().replace("metadata:\n", &annotations)
+    let node = url.trim_start_matches("http://").to_owned();
+    Manifest { switchover_to: Some(node), ..manifest.clone() }.to_string()
 }
 
 #[tokio::test]
@@ -64,4 +65,21 @@ async fn leadership_goes_where_it_is_asked_to_under_load_and_nothing_is_lost() {
     );
     let content = operator.client().final_values(&urls[0]).await.expect("content");
     check_with_content(&report.operations, &content).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+#[tokio::test]
+async fn a_kept_connection_to_a_former_leader_does_not_become_a_followers() {
+    let manifest = Manifest::default();
+    let operator = LocalOperator::start(&manifest).await.expect("the store comes up");
+    let (old, new) = (&operator.urls()[0], &operator.urls()[2]);
+    // One client for one connection: the operator's own has others.
+    let client = LabClient::new(Duration::from_secs(5)).expect("a client");
+    assert_eq!(client.set(old, "k", "v").await.expect("an answer").status, StatusCode::OK);
+    operator.save(&wishing_for(&manifest, new)).expect("it can be written");
+    operator.leader_status("the wanted node leads", PATIENCE, |url, _| url == new).await.expect("it can");
+    operator.whole(PATIENCE).await.expect("the old leader follows");
+    let refused = client.get(old, "k", "").await.expect("an answer");
+    assert_eq!((refused.status, refused.body["leader"].as_str()), (StatusCode::FORBIDDEN, Some(new.as_str())));
+    let answered = client.get(old, "k", "").await.expect("an answer");
+    assert_eq!((answered.status, &answered.body["value"]), (StatusCode::OK, &"v".into()), "on a new connection");
 }

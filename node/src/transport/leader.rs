@@ -1,5 +1,7 @@
 //! The leader's end of a stream: dial, upgrade, greet, replicate.
 
+use std::net::{IpAddr, SocketAddr};
+
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -7,7 +9,7 @@ use quorumkv_api::{Epoch, NodeId, lab::Role, peer::PeerAddress};
 use quorumkv_protocol::{FollowerMessage, Hello, StreamId, Welcome};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream, lookup_host},
     sync::mpsc,
 };
 use tracing::info;
@@ -20,6 +22,31 @@ use crate::{
     wire::{self, FollowerFrame, read_follower_frame},
 };
 
+/// How a leader reaches its followers.
+#[derive(Debug, Clone, Default)]
+pub struct Dial {
+    /// What it presents.
+    pub token: Option<String>,
+    /// Where it comes from, if that is not the system's choice.
+    pub source: Option<IpAddr>,
+}
+
+impl Dial {
+    async fn reach(&self, authority: &str) -> std::io::Result<TcpStream> {
+        let Some(source) = self.source else { return TcpStream::connect(authority).await };
+        let mut failed = std::io::Error::other(format!("{authority} has no address that {source} can reach"));
+        for address in lookup_host(authority).await?.filter(|address| address.is_ipv4() == source.is_ipv4()) {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.bind(SocketAddr::new(source, 0))?;
+            match socket.connect(address).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+}
+
 /// Opens a stream to a follower and serves it until it ends; whether it was ever up.
 ///
 /// # Errors
@@ -28,10 +55,10 @@ pub async fn run(
     driver: &DriverHandle,
     peer: &PeerAddress,
     hello: &Hello,
-    token: Option<&str>,
+    dial: &Dial,
 ) -> Result<(), (bool, StreamError)> {
     let opening = async {
-        let io = tokio::time::timeout(HANDSHAKE, connect(&peer.peer_url, token))
+        let io = tokio::time::timeout(HANDSHAKE, connect(&peer.peer_url, dial))
             .await
             .map_err(|_| StreamError::Silent(HANDSHAKE))??;
         let (read, mut write) = tokio::io::split(io);
@@ -122,11 +149,11 @@ async fn first_answer(payloads: &mut Payloads<impl AsyncRead + Unpin>) -> Result
 }
 
 /// Connects to a peer port and upgrades the connection.
-async fn connect(peer_url: &str, token: Option<&str>) -> Result<impl AsyncRead + AsyncWrite + Unpin, StreamError> {
+async fn connect(peer_url: &str, dial: &Dial) -> Result<impl AsyncRead + AsyncWrite + Unpin, StreamError> {
     let address = || StreamError::Address { url: peer_url.to_owned() };
     let authority = peer_url.strip_prefix("http://").ok_or_else(address)?.trim_end_matches('/');
     let default_port = if authority.contains(':') { "" } else { ":80" };
-    let tcp = TcpStream::connect(format!("{authority}{default_port}")).await.map_err(StreamError::Connect)?;
+    let tcp = dial.reach(&format!("{authority}{default_port}")).await.map_err(StreamError::Connect)?;
     tcp.set_nodelay(true).map_err(StreamError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
     let connection = tokio::spawn(connection.with_upgrades());
@@ -134,7 +161,7 @@ async fn connect(peer_url: &str, token: Option<&str>) -> Result<impl AsyncRead +
         .header(header::HOST, authority)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, PROTOCOL);
-    if let Some(token) = token {
+    if let Some(token) = &dial.token {
         let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| address())?;
         value.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, value);

@@ -6,10 +6,10 @@ use std::{
 };
 
 use kube::{CustomResourceExt, Resource};
-use quorumkv_api::NodeId;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::places::Names;
 use crate::{
     crd::{KvCluster, StorageKind},
     validate::{InvalidCluster, Store, validate_local},
@@ -57,12 +57,12 @@ pub(super) enum ManifestError {
     Invalid(#[from] InvalidCluster),
 }
 
-/// Reads and checks a manifest for nodes on these ports.
-pub(super) fn read(path: &Path, port: u16) -> Result<Manifest, ManifestError> {
-    parse(&std::fs::read_to_string(path)?, port)
+/// Reads and checks a manifest for nodes of these names.
+pub(super) fn read(path: &Path, names: &Names) -> Result<Manifest, ManifestError> {
+    parse(&std::fs::read_to_string(path)?, names)
 }
 
-fn parse(text: &str, port: u16) -> Result<Manifest, ManifestError> {
+fn parse(text: &str, names: &Names) -> Result<Manifest, ManifestError> {
     let value: Value = serde_saphyr::from_str(text)?;
     let expected = (KvCluster::api_version(&()).into_owned(), KvCluster::kind(&()).into_owned());
     let text_at = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or("nothing").to_owned();
@@ -75,13 +75,8 @@ fn parse(text: &str, port: u16) -> Result<Manifest, ManifestError> {
         return Err(ManifestError::UnknownField(unknown));
     }
     let cluster: KvCluster = serde_json::from_value(value)?;
-    let store = validate_local(&cluster, |ordinal| node_name(port, ordinal))?;
+    let store = validate_local(&cluster, |ordinal| names.node(ordinal))?;
     Ok(Manifest { name: cluster.metadata.name.clone().unwrap_or_default(), store, storage: cluster.spec.storage.kind })
-}
-
-/// Name of a local node: the address of its client port.
-pub(super) fn node_name(port: u16, ordinal: usize) -> NodeId {
-    NodeId(format!("127.0.0.1:{}", usize::from(port) + ordinal))
 }
 
 /// The first field below `spec` that the schema does not know. An API server would drop it with a warning;
@@ -113,7 +108,7 @@ fn unknown_below(path: &str, schema: &Value, value: &Value) -> Option<String> {
 }
 
 /// Sends the manifest whenever the file's content changes, until the receiver is gone.
-pub(super) async fn watch(path: PathBuf, port: u16, changes: mpsc::Sender<Result<Manifest, ManifestError>>) {
+pub(super) async fn watch(path: PathBuf, names: Names, changes: mpsc::Sender<Result<Manifest, ManifestError>>) {
     let mut seen = tokio::fs::read(&path).await.ok();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -124,7 +119,7 @@ pub(super) async fn watch(path: PathBuf, port: u16, changes: mpsc::Sender<Result
         }
         let read = String::from_utf8_lossy(&content).into_owned();
         seen = Some(content);
-        if changes.send(parse(&read, port)).await.is_err() {
+        if changes.send(parse(&read, &names)).await.is_err() {
             return;
         }
     }
@@ -141,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_manifest_becomes_a_store_of_local_nodes() {
-        let manifest = parse(&format!("{HEAD}spec: {{followers: 2, writeQuorum: 1}}"), 7000).expect("valid");
+        let manifest =
+            parse(&format!("{HEAD}spec: {{followers: 2, writeQuorum: 1}}"), &Names::on_loopback(7000)).expect("valid");
         assert_eq!(manifest.store.nodes, ["127.0.0.1:7000".into(), "127.0.0.1:7001".into(), "127.0.0.1:7002".into()]);
         assert_eq!(manifest.store.settings.write_quorum, WriteQuorum(1));
     }
@@ -151,16 +147,16 @@ mod tests {
     #[case("spec: {delay: {minimum: 1ms}}", "unknown field spec.delay.minimum")]
     #[case("spec: {writeQuorum: 6}", "lower writeQuorum to the number of followers or less")]
     #[case("spec: {writeQuorum: many}", "is no KvCluster")]
-    #[case("spec: {storage: {type: Persistent, size: 1Gi}}", "local processes keep their data in memory")]
+    #[case("spec: {storage: {type: Persistent}}", "storage.size is missing")]
     #[case("spec: [", "is no KvCluster")]
     fn a_wrong_manifest_is_refused_with_what_to_change(#[case] spec: &str, #[case] message: &str) {
-        let error = parse(&format!("{HEAD}{spec}"), 5000).expect_err("refused").to_string();
+        let error = parse(&format!("{HEAD}{spec}"), &Names::on_loopback(5000)).expect_err("refused").to_string();
         assert!(error.contains(message), "{error}");
     }
 
     #[test]
     fn another_kind_is_named() {
-        let error = parse("apiVersion: v1\nkind: Pod", 5000).expect_err("refused").to_string();
+        let error = parse("apiVersion: v1\nkind: Pod", &Names::on_loopback(5000)).expect_err("refused").to_string();
         assert_eq!(error, "describes v1 Pod, expected quorumkv.io/v1alpha1 KvCluster");
     }
 }

@@ -1,7 +1,7 @@
 //! Child processes: started, restarted with a growing pause when they end, and stopped with the parent.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -21,6 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::places::Place;
 use crate::decide::Presence;
 
 /// How long a child may take to answer its last writes after SIGTERM.
@@ -44,7 +45,7 @@ pub(super) struct Launch {
 }
 
 /// Variables that would give a child another role or another store than the manifest says.
-const FOREIGN_VARIABLES: [&str; 10] = [
+const FOREIGN_VARIABLES: [&str; 9] = [
     "FOLLOWERS",
     "FOLLOWER_PEERS",
     "WRITE_QUORUM",
@@ -52,7 +53,6 @@ const FOREIGN_VARIABLES: [&str; 10] = [
     "MAX_DELAY",
     "WRITE_TIMEOUT",
     "PEER_TOKEN_FILE",
-    "STORAGE",
     "DATA_DIR",
     "LOG_FORMAT",
 ];
@@ -105,10 +105,13 @@ impl Control {
 
 impl Process {
     /// Starts a node and keeps it running until `keeping.stop`.
-    pub(super) fn start(address: PeerAddress, ports: (u16, u16), launch: Launch, keeping: Keeping) -> Self {
+    ///
+    /// Its data is in `folder`, or else in its memory.
+    pub(super) fn start(place: Place, folder: Option<PathBuf>, launch: Launch, keeping: Keeping) -> Self {
         let (signals, wanted) = mpsc::channel(8);
         let control = Control { running: Arc::default(), halted: Arc::default(), signals };
-        let keeper = tokio::spawn(keep(address.clone(), ports, launch, keeping, control.clone(), wanted));
+        let address = place.address.clone();
+        let keeper = tokio::spawn(keep(place, folder, launch, keeping, control.clone(), wanted));
         Self { address, control, keeper }
     }
 
@@ -131,18 +134,18 @@ impl Process {
 }
 
 async fn keep(
-    address: PeerAddress,
-    ports: (u16, u16),
+    place: Place,
+    folder: Option<PathBuf>,
     launch: Launch,
     keeping: Keeping,
     Control { running, halted, .. }: Control,
     mut signals: mpsc::Receiver<Signal>,
 ) {
-    let name = address.node.0.clone();
+    let name = place.address.node.0.clone();
     let mut pause = RESTART_PAUSE;
     loop {
         let started = Instant::now();
-        let ending = match command(&address, ports, &launch).spawn() {
+        let ending = match command(&place, folder.as_deref(), &launch).spawn() {
             Ok(mut child) => {
                 forward(&name, child.stdout.take());
                 forward(&name, child.stderr.take());
@@ -185,20 +188,24 @@ async fn keep(
     }
 }
 
-fn command(address: &PeerAddress, (port, peer_port): (u16, u16), launch: &Launch) -> Command {
+fn command(place: &Place, folder: Option<&Path>, launch: &Launch) -> Command {
+    let Place { address, host, port, peer_port } = place;
     let mut command = Command::new(&launch.binary);
     for variable in FOREIGN_VARIABLES {
         command.env_remove(variable);
     }
     command
         .env("NODE_TYPE", "follower")
-        .env("BIND_ADDRESS", "127.0.0.1")
+        .env("BIND_ADDRESS", host.to_string())
+        .env("SOURCE_ADDRESS", host.to_string())
         .env("PORT", port.to_string())
         .env("PEER_PORT", peer_port.to_string())
         .env("METRICS_PORT", "0")
         .env("NODE_ID", &address.node.0)
         .env("ADVERTISE_URL", &address.client_url)
         .env("PEER_TOKEN", &launch.token)
+        // Nobody else would end a node whose operator was killed, and it would keep its ports.
+        .env("PARENT_PID", std::process::id().to_string())
         .env("RUST_LOG", &launch.log_level)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
@@ -207,6 +214,10 @@ fn command(address: &PeerAddress, (port, peer_port): (u16, u16), launch: &Launch
         // Ctrl-C reaches the parent alone, which then stops the children in its own order.
         .process_group(0)
         .kill_on_drop(true);
+    match folder {
+        Some(folder) => command.env("STORAGE", "persistent").env("DATA_DIR", folder),
+        None => command.env("STORAGE", "memory"),
+    };
     command
 }
 

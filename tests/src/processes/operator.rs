@@ -1,18 +1,21 @@
 //! `quorumkv-operator local` over a manifest of its own.
 
-use std::{fmt, fs, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use futures::future::join_all;
-use quorumkv_api::{
-    Delay,
-    lab::{Role, StatusReply},
-    settings::format_duration,
-};
+use quorumkv_api::lab::{Role, StatusReply};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{
+    manifest::{Manifest, Storage},
     ports::{PortBlock, listeners},
     programs,
     running::{Launch, Process, print_on_failure},
@@ -22,48 +25,29 @@ use crate::{client::LabClient, load::Target, wait};
 /// How long the store may take to come up, or to come back, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The fields of a KvCluster that tests turn.
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    /// `spec.followers`.
-    pub followers: usize,
-    /// `spec.writeQuorum`.
-    pub write_quorum: u8,
-    /// `spec.delay`.
-    pub delay: Delay,
-    /// `spec.writeTimeout`.
-    pub write_timeout: Duration,
-}
+/// How long the nodes of an operator that was killed may take to follow it.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
-impl Default for Manifest {
-    fn default() -> Self {
-        Self { followers: 5, write_quorum: 3, delay: Delay::ZERO, write_timeout: Duration::from_secs(5) }
-    }
-}
-
-impl fmt::Display for Manifest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { followers, write_quorum, delay, write_timeout } = self;
-        let (min, max) = (format_duration(delay.min), format_duration(delay.max));
-        let write_timeout = format_duration(*write_timeout);
-        write!(
-            f,
-            "apiVersion: quorumkv.io/v1alpha1\nkind: KvCluster\nmetadata:\n  name: demo\nspec:\n  followers: {followers}\n  \
-             writeQuorum: {write_quorum}\n  delay: {{min: {min}, max: {max}}}\n  writeTimeout: {write_timeout}\n"
-        )
-    }
+/// Which addresses the nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// All that of the operator and of clients, 127.0.0.1.
+    Shared,
+    /// Each its own, so that packets show from whom they come and for whom they are.
+    Own,
 }
 
 /// The operator's local mode with the nodes it runs.
 #[derive(Debug)]
 pub struct LocalOperator {
-    process: Process,
+    process: Mutex<Process>,
     ports: PortBlock,
     nodes: usize,
+    hosts: Hosts,
     manifest: PathBuf,
     client: LabClient,
-    /// Holds manifest and log; goes last.
-    _folder: TempDir,
+    /// Holds manifest, log and data; goes last.
+    folder: TempDir,
 }
 
 impl LocalOperator {
@@ -72,8 +56,16 @@ impl LocalOperator {
     /// # Errors
     /// When the store does not come up; the message holds the end of the output.
     pub async fn start(manifest: &Manifest) -> anyhow::Result<Self> {
-        let mut operator = Self::prepare(manifest)?;
-        operator.process.start()?;
+        Self::start_on(manifest, Hosts::Shared).await
+    }
+
+    /// The same with these addresses.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(manifest: &Manifest, hosts: Hosts) -> anyhow::Result<Self> {
+        let operator = Self::prepare_on(manifest, hosts)?;
+        operator.lock().start()?;
         operator.whole(PATIENCE).await?;
         Ok(operator)
     }
@@ -83,55 +75,108 @@ impl LocalOperator {
     /// # Errors
     /// When there are no ports or no programs.
     pub fn prepare(manifest: &Manifest) -> anyhow::Result<Self> {
+        Self::prepare_on(manifest, Hosts::Shared)
+    }
+
+    fn prepare_on(manifest: &Manifest, hosts: Hosts) -> anyhow::Result<Self> {
         let ports = PortBlock::take()?;
         let folder = tempfile::tempdir().context("a folder for the manifest")?;
         let file = folder.path().join("kvcluster.yaml");
         fs::write(&file, manifest.to_string()).context("the manifest")?;
+        let nodes = manifest.followers + 1;
         let text = |value: &dyn fmt::Display| value.to_string();
-        let launch = Launch {
-            name: "operator".to_owned(),
-            program: programs::operator()?,
-            arguments: vec![
-                "local".to_owned(),
-                "-f".to_owned(),
-                text(&file.display()),
-                "--port".to_owned(),
-                text(&ports.port(0)),
-                "--peer-port".to_owned(),
-                text(&ports.port(10)),
-                "--node-binary".to_owned(),
-                text(&programs::node()?.display()),
-                "--page".to_owned(),
-                text(&ports.port(20)),
-            ],
-            environment: Vec::new(),
-        };
-        let process = Process::new(launch, folder.path());
+        let mut arguments = vec![
+            "local".to_owned(),
+            "-f".to_owned(),
+            text(&file.display()),
+            "--port".to_owned(),
+            text(&ports.port(0)),
+            "--peer-port".to_owned(),
+            text(&ports.port(10)),
+            "--node-binary".to_owned(),
+            text(&programs::node()?.display()),
+            "--page".to_owned(),
+            text(&ports.port(20)),
+        ];
+        if hosts == Hosts::Own {
+            let addresses: Vec<String> = (0..nodes).map(|index| host(hosts, index).to_string()).collect();
+            arguments.extend(["--hosts".to_owned(), addresses.join(",")]);
+        }
+        if manifest.storage == Storage::Persistent {
+            arguments.extend(["--data-dir".to_owned(), text(&data_dir(&folder).display())]);
+        }
+        let launch =
+            Launch { name: "operator".to_owned(), program: programs::operator()?, arguments, environment: Vec::new() };
+        let process = Mutex::new(Process::new(launch, folder.path()));
         let client = LabClient::new(Duration::from_secs(10))?;
-        Ok(Self { process, ports, nodes: manifest.followers + 1, manifest: file, client, _folder: folder })
+        Ok(Self { process, ports, nodes, hosts, manifest: file, client, folder })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().expect("nobody panics while holding the process")
     }
 
     /// The operator's own process.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.process.get_mut().expect("nobody panics while holding the process")
+    }
+
+    /// Its process id; another one after it was killed and started again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> anyhow::Result<Pid> {
+        self.lock().pid()
+    }
+
+    /// Kills the operator, waits until its nodes have followed it, and starts it again.
+    ///
+    /// # Errors
+    /// When it does not run, or nodes stay behind.
+    pub async fn kill_and_start(&self) -> anyhow::Result<()> {
+        self.lock().kill()?;
+        wait::until("nodes end with their operator", END_PATIENCE, || async {
+            let left = self.listeners()?;
+            ensure!(left.is_empty(), "left behind: {left:?}");
+            Ok(())
+        })
+        .await?;
+        self.lock().start()
+    }
+
+    /// Where a store on disk keeps the record and its nodes' data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(&self.folder)
+    }
+
+    /// Where the node at this client URL keeps its data.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node_folder(&self, url: &str) -> anyhow::Result<PathBuf> {
+        let index = self.urls().iter().position(|known| known == url).with_context(|| format!("no node at {url}"))?;
+        Ok(self.data_dir().join(format!("node-{index}")))
     }
 
     /// The last lines that it and its nodes printed.
     #[must_use]
     pub fn output_end(&self, lines: usize) -> String {
-        self.process.output_end(lines)
+        self.lock().output_end(lines)
     }
 
     /// Client URLs of all nodes.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
-        (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(index))).collect()
+        (0..self.nodes).map(|index| format!("http://{}:{}", host(self.hosts, index), self.ports.port(index))).collect()
     }
 
     /// Peer URLs of all nodes, in the order of [`Self::urls`].
     #[must_use]
     pub fn peer_urls(&self) -> Vec<String> {
-        (0..self.nodes).map(|index| format!("http://127.0.0.1:{}", self.ports.port(10 + index))).collect()
+        (0..self.nodes)
+            .map(|index| format!("http://{}:{}", host(self.hosts, index), self.ports.port(10 + index)))
+            .collect()
     }
 
     /// Where its page is.
@@ -235,7 +280,7 @@ impl LocalOperator {
             ensure!(condition(&url, &status), "{url}: {status:?}");
             Ok((url, status))
         });
-        waited.await.with_context(|| self.process.output_end(30))
+        waited.await.with_context(|| self.output_end(30))
     }
 
     /// Waits until a leader is active and the operator reports every follower ready.
@@ -259,13 +304,13 @@ impl LocalOperator {
     /// When it does not in time; the message holds the end of the output.
     pub async fn says(&self, what: &str, within: Duration, condition: impl Fn(&str) -> bool) -> anyhow::Result<String> {
         let waited = wait::until(what, within, || async {
-            let output = self.process.output();
+            let output = self.lock().output();
             let last = output.lines().rev().find(|line| line.contains("ready: leader") || line.contains("NOT READY"));
             let last = last.context("no status line")?.to_owned();
             ensure!(condition(&last), "{last}");
             Ok(last)
         });
-        waited.await.with_context(|| self.process.output_end(30))
+        waited.await.with_context(|| self.output_end(30))
     }
 
     /// Waits until the operator has printed a line that contains `text`.
@@ -275,10 +320,10 @@ impl LocalOperator {
     pub async fn printed(&self, text: &str, within: Duration) -> anyhow::Result<String> {
         let what = format!("the operator prints {text:?}");
         let waited = wait::until(&what, within, || async {
-            let output = self.process.output();
+            let output = self.lock().output();
             output.lines().find(|line| line.contains(text)).map(str::to_owned).context("not yet")
         });
-        waited.await.with_context(|| self.process.output_end(30))
+        waited.await.with_context(|| self.output_end(30))
     }
 
     /// Asks it to stop and waits for its end.
@@ -286,25 +331,39 @@ impl LocalOperator {
     /// # Errors
     /// When it does not end in time.
     pub async fn interrupt(&mut self) -> anyhow::Result<std::process::ExitStatus> {
-        self.process.signal(Signal::INT)?;
-        self.process.ended(Duration::from_secs(20)).await
+        self.process().signal(Signal::INT)?;
+        self.process().ended(Duration::from_secs(20)).await
     }
 }
 
 impl Drop for LocalOperator {
     fn drop(&mut self) {
-        print_on_failure(std::iter::once(&self.process));
-        if !self.process.is_running() {
+        // Whoever panicked while holding it holds it no more.
+        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
+        print_on_failure(std::iter::once(&*process));
+        if !process.is_running() {
             return;
         }
-        let Ok(own) = self.process.pid() else { return };
+        let Ok(own) = process.pid() else { return };
         // Halted first, so that it starts nothing while its children are being ended.
-        self.process.signal(Signal::STOP).ok();
+        process.signal(Signal::STOP).ok();
         for child in children_of(own) {
             kill_process(child, Signal::KILL).ok();
         }
-        self.process.kill().ok();
+        process.kill().ok();
     }
+}
+
+/// Address of a node. Clients and the operator have 127.0.0.1.
+fn host(hosts: Hosts, index: usize) -> Ipv4Addr {
+    match hosts {
+        Hosts::Shared => Ipv4Addr::LOCALHOST,
+        Hosts::Own => Ipv4Addr::new(127, 0, 1, u8::try_from(index + 1).expect("a store has ten nodes at most")),
+    }
+}
+
+fn data_dir(folder: &TempDir) -> PathBuf {
+    folder.path().join("data")
 }
 
 /// The processes that `parent` started and that have not been reaped.
