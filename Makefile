@@ -19,8 +19,8 @@ test: ## All tests, on a kind cluster and docker compose too
 test-fast: ## The tests that need no containers
 	tests/run.sh --fast
 
-soak: ## Chaos on local processes for MINUTES=10 with SEEDS=1,2,... (random if none)
-	QUORUMKV_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60)) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) cargo test --locked --package quorumkv-tests --test local_chaos -- faults
+soak: ## Chaos on local processes, in memory, on disk, with partitions: MINUTES=10 in all, SEEDS=1,2,... (random if none)
+	QUORUMKV_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60 / 3)) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) cargo test --locked --package quorumkv-tests --test local_chaos -- faults
 
 failover-table: ## How long no write is taken when the leader goes away, TIMES=20 times in each way
 	QUORUMKV_FAILOVERS=$(or $(TIMES),20) cargo test --locked --package quorumkv-tests --test local_chaos -- leader

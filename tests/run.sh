@@ -51,6 +51,9 @@ prerequisites() {
   fi
 }
 
+# Only root may make network namespaces: for anyone else, the tests in them are shown as ignored.
+network() { [ "$(id -u)" -ne 0 ] || tests/cluster/prerequisites.sh network; }
+
 tools() {
   local tools=()
   ! asks compose || tools+=(docker-compose)
@@ -172,7 +175,10 @@ if [ -n "$needs_containers" ]; then
   prepare "prerequisites" prerequisites
   prepare "tools" tools
 fi
-if asks local; then stage "browser" browser; fi
+if asks local; then
+  stage "browser" browser
+  stage "network" network
+fi
 stage "build" build
 if asks local; then stage "build, with failpoints" failpoints; fi
 if [ -n "$needs_containers" ]; then

@@ -4,7 +4,8 @@
 #   prerequisites.sh kind      a kind cluster from an offline node image (podman)
 #   prerequisites.sh compose   docker compose
 #   prerequisites.sh browser   a Chromium that tests can drive
-#   prerequisites.sh all       kind and compose (default)
+#   prerequisites.sh network   lost packets between local processes
+#   prerequisites.sh all       kind, compose and network (default)
 #
 # Root on a machine with apt: missing packages are installed. Anyone else is told
 # what is missing and which command installs it.
@@ -22,6 +23,7 @@ KIND=(
 )
 COMPOSE=(docker.io:dockerd iptables:iptables)
 BROWSER=(chromium:chromium chromium-driver:chromedriver)
+NETWORK=(iproute2:ip iptables:iptables util-linux:unshare)
 
 present() {
   case $1 in
@@ -92,9 +94,10 @@ case $what in
 kind) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
 compose) ensure_all=("${COMMON[@]}") ;;
 browser) ensure_all=("${BROWSER[@]}") ;;
-all) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
+network) ensure_all=("${NETWORK[@]}") ;;
+all) ensure_all=("${COMMON[@]}" "${KIND[@]}" "${NETWORK[@]}") ;;
 -h | --help) usage_of "$0"; exit 0 ;;
-*) die "unknown: $what" "one of: kind compose browser all" ;;
+*) die "unknown: $what" "one of: kind compose browser network all" ;;
 esac
 # An engine that already answers, wherever it runs, needs no dockerd here.
 if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; then
@@ -102,4 +105,4 @@ if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; 
 fi
 
 with_lock prerequisites ensure_packages "${ensure_all[@]}"
-[[ "$what" == @(compose|browser) ]] || require_go
+[[ "$what" == @(compose|browser|network) ]] || require_go

@@ -10,8 +10,13 @@
 //! other group with `e(B) < s(C)`; then `e(A) <= e(B) < s(C)`, so A and C already contradict each other. It
 //! remains to find two groups with `e(A) < s(B)` and `e(B) < s(A)`, which a sorted sweep does.
 //!
+//! A read from a follower promises less ([`followers`]) and is no part of that order. What it saw was committed by
+//! then, though, so it counts into its group's `e`: whoever reads from the leader afterwards must not see less.
+//!
 //! A write with an unknown outcome never returned: its `e` comes from reads alone, so it may have happened at
 //! any time after its invocation, or never.
+
+mod followers;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -84,6 +89,17 @@ pub enum Action {
         /// The version that came with it.
         version: Option<u64>,
     },
+    /// A successful read that claims only to show what is committed.
+    FollowerRead {
+        /// The value seen, `None` when there was no such key.
+        value: Option<String>,
+        /// The version that came with it.
+        version: Option<u64>,
+        /// The version up to which the answer must be complete.
+        min_version: Option<u64>,
+        /// The connection it came on; each goes to one process.
+        connection: u64,
+    },
 }
 
 /// One operation of one client on one key.
@@ -129,6 +145,11 @@ impl fmt::Display for Operation {
         match action {
             Action::Write { value, outcome } => write!(f, "<- {value:?} ({outcome:?})"),
             Action::Read { value, version } => write!(f, "-> {value:?} (version {version:?})"),
+            Action::FollowerRead { value, version, min_version, connection } => {
+                write!(f, "-> {value:?} (version {version:?}, connection {connection}")?;
+                min_version.map_or(Ok(()), |min| write!(f, ", minVersion {min}"))?;
+                write!(f, ")")
+            }
         }
     }
 }
@@ -200,6 +221,22 @@ pub enum Violation {
         /// The one that disagrees with it.
         other: Box<Operation>,
     },
+    /// A process showed less than it had shown before on the same connection.
+    #[error("a follower went back: {earlier}; {later}")]
+    WentBack {
+        /// What it showed.
+        earlier: Box<Operation>,
+        /// What it showed afterwards.
+        later: Box<Operation>,
+    },
+    /// A read that asked for a version got less.
+    #[error("minVersion not honoured: {read}; {write}")]
+    MinVersion {
+        /// The read.
+        read: Box<Operation>,
+        /// A write that it should have seen.
+        write: Box<Operation>,
+    },
     /// The same value was written twice: the test's own mistake, which would make the check worthless.
     #[error("not a usable history, a value was written twice: {one}; {other}")]
     ValueReused {
@@ -244,13 +281,16 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn add(&mut self, read: &'a Operation) -> Result<(), Violation> {
+    /// Adds a read; `linearizable` says whether the value was in force while it ran.
+    fn add(&mut self, read: &'a Operation, linearizable: bool) -> Result<(), Violation> {
         if let Some(write) = self.write
             && read.returned < write.invoked
         {
             return Err(Violation::ReadBeforeWrite { write: Box::new(write.clone()), read: Box::new(read.clone()) });
         }
-        self.last_invoked = self.last_invoked.max(read.invoked);
+        if linearizable {
+            self.last_invoked = self.last_invoked.max(read.invoked);
+        }
         self.first_returned = self.first_returned.min(read.returned);
         self.reads.push(read);
         Ok(())
@@ -276,6 +316,7 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
         keys.entry(&operation.key).or_default().push(operation);
     }
     check_versions(history)?;
+    followers::check(history)?;
     keys.into_iter().try_for_each(|(key, operations)| check_key(key, &operations))
 }
 
@@ -295,7 +336,11 @@ fn check_key(key: &str, operations: &[&Operation]) -> Result<(), Violation> {
         }
     }
     for &operation in operations {
-        let Action::Read { value, .. } = &operation.action else { continue };
+        let (value, linearizable) = match &operation.action {
+            Action::Read { value, .. } => (value, true),
+            Action::FollowerRead { value, .. } => (value, false),
+            Action::Write { .. } => continue,
+        };
         let Some(group) = groups.get_mut(&value.as_deref()) else {
             let read = Box::new(operation.clone());
             let write = value.as_deref().and_then(|value| refused.get(value));
@@ -304,7 +349,7 @@ fn check_key(key: &str, operations: &[&Operation]) -> Result<(), Violation> {
                 None => Violation::NeverWritten { read },
             });
         };
-        group.add(operation)?;
+        group.add(operation, linearizable)?;
     }
     match find_contradiction(groups.into_values().collect()) {
         None => Ok(()),
@@ -350,8 +395,9 @@ fn check_versions(history: &[Operation]) -> Result<(), Violation> {
     for operation in history {
         let (version, value) = match &operation.action {
             Action::Write { value, outcome: Outcome::Acked { version, .. } } => (*version, value),
-            Action::Read { value: Some(value), version: Some(version) } => (*version, value),
-            Action::Write { .. } | Action::Read { .. } => continue,
+            Action::Read { value: Some(value), version: Some(version) }
+            | Action::FollowerRead { value: Some(value), version: Some(version), .. } => (*version, value),
+            Action::Write { .. } | Action::Read { .. } | Action::FollowerRead { .. } => continue,
         };
         let (one, seen) = *by_version.entry(version).or_insert((operation, value));
         if seen != value || one.key != operation.key {

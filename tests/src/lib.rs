@@ -1,13 +1,14 @@
 //! What the tests and the lab's programs are made of.
 //!
-//! [`load`] writes and reads like many clients and remembers it; [`history`] tells whether a correct store
-//! could have answered so. [`processes`] runs nodes, and the operator's local mode, as processes of this
-//! machine, [`chaos`] strikes them, [`browser`] looks at its page. [`client`] speaks to the client port, [`wait`] waits
-//! for conditions. [`lab`] holds the lab's programs.
+//! [`load`] writes and reads like many clients and remembers it, [`follower_reads`] reads from every node;
+//! [`history`] tells whether a correct store could have answered so. [`processes`] runs nodes, and the operator's
+//! local mode, as processes of this machine, [`chaos`] strikes them, [`browser`] looks at its page. [`client`] speaks
+//! to the client port, [`wait`] waits for conditions. [`lab`] holds the lab's programs.
 
 pub mod browser;
 pub mod chaos;
 pub mod client;
+pub mod follower_reads;
 pub mod history;
 pub mod kind;
 pub mod lab;

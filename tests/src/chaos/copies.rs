@@ -13,25 +13,26 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks the nodes of a local store as their manager does.
 #[derive(Debug)]
-pub struct Copies {
-    client: PeerClient,
-    peer_urls: Vec<String>,
+pub struct Copies<'a> {
+    operator: &'a LocalOperator,
 }
 
-impl Copies {
-    /// Of a store that is up. Its manager invents a token at each start, which its nodes have in their environment.
-    ///
-    /// # Errors
-    /// When a node's environment cannot be read.
-    pub fn of(operator: &LocalOperator) -> anyhow::Result<Self> {
-        let first = operator.urls().into_iter().next().context("a store has nodes")?;
-        let pid = operator.node_pid(&first)?.as_raw_nonzero();
+impl<'a> Copies<'a> {
+    /// Of a store.
+    #[must_use]
+    pub const fn of(operator: &'a LocalOperator) -> Self {
+        Self { operator }
+    }
+
+    /// The manager invents a token at each start, which its nodes have in their environment.
+    fn client(&self) -> anyhow::Result<PeerClient> {
+        let first = self.operator.urls().into_iter().next().context("a store has nodes")?;
+        let pid = self.operator.node_pid(&first)?.as_raw_nonzero();
         let environment = fs::read(format!("/proc/{pid}/environ")).context("the environment of a node")?;
         let mut variables = environment.split(|byte| *byte == 0);
         let token = variables.find_map(|variable| variable.strip_prefix(b"PEER_TOKEN="));
         let token = String::from_utf8(token.context("a node has a token")?.to_vec()).context("a token is text")?;
-        let client = PeerClient::new(Some(token), ANSWER_TIMEOUT).context("an HTTP client")?;
-        Ok(Self { client, peer_urls: operator.peer_urls() })
+        PeerClient::new(Some(token), ANSWER_TIMEOUT).context("an HTTP client")
     }
 
     /// Waits until one node leads and counts the copy that each of the others has now, under these settings.
@@ -42,9 +43,12 @@ impl Copies {
     /// # Errors
     /// When that takes longer than `within`; the message says what is missing.
     pub async fn all_count(&self, settings: Settings, within: Duration) -> anyhow::Result<NodeState> {
+        let peer_urls = self.operator.peer_urls();
         wait::until("every copy counts", within, || async {
-            let asked = self.peer_urls.iter().map(|url| async move {
-                self.client.state(url).await.with_context(|| format!("{url} does not answer"))
+            let client = self.client()?;
+            let asked = peer_urls.iter().map(|url| {
+                let client = &client;
+                async move { client.state(url).await.with_context(|| format!("{url} does not answer")) }
             });
             let states: Vec<NodeState> = join_all(asked).await.into_iter().collect::<anyhow::Result<_>>()?;
             leader_of_all(&states, settings).cloned()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use futures::future::select_all;
+use futures::future::{join, select_all};
 use quorumkv_api::Settings;
 use reqwest::StatusCode;
 use rustix::process::{Signal, kill_process};
@@ -30,6 +30,8 @@ pub enum Departure {
     Killed,
     /// SIGSTOP: the process is there and says nothing, until another leads.
     Halted,
+    /// A switchover: it is well, and another one is asked for.
+    Relieved,
 }
 
 impl fmt::Display for Departure {
@@ -37,6 +39,7 @@ impl fmt::Display for Departure {
         f.write_str(match self {
             Self::Killed => "kill -9",
             Self::Halted => "SIGSTOP",
+            Self::Relieved => "switchover",
         })
     }
 }
@@ -46,7 +49,8 @@ impl fmt::Display for Departure {
 pub struct Outages {
     /// How the leader went away.
     pub departure: Departure,
-    /// From the signal until another node acknowledged a write, each time; sorted, never empty.
+    /// From the signal (of a switchover: from the last write that the old leader acknowledged) until another node
+    /// acknowledged a write, each time; sorted, never empty.
     pub times: Vec<Duration>,
 }
 
@@ -89,7 +93,7 @@ pub async fn measure(departure: Departure, times: usize) -> anyhow::Result<Outag
 }
 
 async fn repeat(operator: &LocalOperator, departure: Departure, times: usize) -> anyhow::Result<Vec<Duration>> {
-    let copies = Copies::of(operator)?;
+    let copies = Copies::of(operator);
     // A write that a node holds back must not count as answered late, so the wait ends long after any outage.
     let client = LabClient::new(PATIENCE)?;
     let mut outages = Vec::with_capacity(times);
@@ -103,22 +107,42 @@ async fn repeat(operator: &LocalOperator, departure: Departure, times: usize) ->
 
 async fn outage(operator: &LocalOperator, client: &LabClient, departure: Departure) -> anyhow::Result<Duration> {
     let (leader, _) = operator.leader().await?;
-    let pid = operator.node_pid(&leader)?;
-    let signal = match departure {
-        Departure::Killed => Signal::KILL,
-        Departure::Halted => Signal::STOP,
+    let others: Vec<String> = operator.urls().into_iter().filter(|url| *url != leader).collect();
+    let writes = others.iter().map(|url| Box::pin(written(client, url)));
+    let written = async {
+        select_all(writes).await;
+        Instant::now()
     };
+    let late = || format!("no write was acknowledged within {PATIENCE:?}");
+    if departure == Departure::Relieved {
+        let wanted = others[0].trim_start_matches("http://").to_owned();
+        operator.save(&Manifest { switchover_to: Some(wanted), ..Manifest::default() }.to_string())?;
+        // The old leader takes writes until it is fenced: the gap between its last and the first of another counts.
+        let both = timeout(PATIENCE, join(written, last_written(client, &leader))).await;
+        let (first, last) = both.with_context(late)?;
+        return Ok(first.saturating_duration_since(last?));
+    }
+    let pid = operator.node_pid(&leader)?;
+    let signal = if departure == Departure::Killed { Signal::KILL } else { Signal::STOP };
     kill_process(pid, signal).context("the leader runs")?;
     let gone = Instant::now();
-    let others = operator.urls().into_iter().filter(|url| *url != leader);
-    let writes = others.map(|url| Box::pin(async move { written(client, &url).await }));
-    let written = timeout(PATIENCE, select_all(writes)).await;
-    let outage = gone.elapsed();
+    let written = timeout(PATIENCE, written).await;
     if departure == Departure::Halted {
         kill_process(pid, Signal::CONT).context("the old leader is only halted")?;
     }
-    written.with_context(|| format!("no write was acknowledged within {PATIENCE:?}"))?;
-    Ok(outage)
+    Ok(written.with_context(late)?.saturating_duration_since(gone))
+}
+
+/// Writes to one node until it no longer acknowledges; when it last did.
+async fn last_written(client: &LabClient, url: &str) -> anyhow::Result<Instant> {
+    let mut last = None;
+    loop {
+        let answer = client.set(url, "probe", "written").await;
+        if !answer.is_ok_and(|answer| answer.status == StatusCode::OK) {
+            return last.context("the leader takes writes before the switchover");
+        }
+        last = Some(Instant::now());
+    }
 }
 
 /// Writes to one node until it acknowledges.

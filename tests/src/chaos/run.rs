@@ -1,22 +1,24 @@
 //! One run: a store, clients, rounds of faults, and the check of it all.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
-use quorumkv_api::{Epoch, Settings, WriteQuorum};
+use quorumkv_api::{Settings, WriteQuorum};
 
 use super::{
     copies::Copies,
-    schedule::{FIRST_QUORUM, FOLLOWERS, Schedule},
+    schedule::{FIRST_QUORUM, FOLLOWERS, Schedule, Setup},
     strike::Striker,
 };
 use crate::{
+    follower_reads::FollowerReads,
     history::{Action, Outcome, check_with_content},
     load::{Load, Policy, Report, Running, Target},
-    processes::{LocalOperator, Manifest},
+    processes::{Hosts, LocalOperator, Manifest},
     wait,
 };
 
@@ -32,16 +34,20 @@ const KEYS: usize = 20;
 pub struct Summary {
     /// Seed of its schedule.
     pub seed: u64,
+    /// What store and network were like.
+    pub setup: Setup,
     /// Rounds of faults.
     pub rounds: usize,
-    /// Faults in them.
-    pub faults: usize,
+    /// Faults in them, by kind.
+    pub faults: BTreeMap<&'static str, usize>,
     /// Writes that were acknowledged; none of them is lost.
     pub acked: usize,
     /// Writes of which no client knows whether they were done.
     pub unknown: usize,
     /// Linearizable reads that were answered.
     pub reads: usize,
+    /// Reads as from a follower that were answered.
+    pub follower_reads: usize,
     /// The longest time in which no write was acknowledged.
     pub longest_outage: Duration,
     /// Epochs begun.
@@ -52,14 +58,32 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, rounds, faults, acked, unknown, reads, longest_outage, elections, elapsed } = self;
+        let Self {
+            seed,
+            setup,
+            rounds,
+            faults,
+            acked,
+            unknown,
+            reads,
+            follower_reads,
+            longest_outage,
+            elections,
+            elapsed,
+        } = self;
         write!(
             f,
-            "seed {seed}: {acked} writes acknowledged, lost 0, unknown {unknown}, {reads} linearizable reads, longest \
-             write outage {:.2} s, elections {elections}; {faults} faults in {rounds} rounds, {:.0} s",
+            "{setup}, seed {seed}: {acked} writes acknowledged, lost 0, unknown {unknown}, {reads} linearizable reads, \
+             {follower_reads} from followers, longest write outage {:.2} s, elections {elections}; {rounds} rounds in \
+             {:.0} s:",
             longest_outage.as_secs_f64(),
             elapsed.as_secs_f64(),
-        )
+        )?;
+        for (number, (kind, times)) in faults.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "," };
+            write!(f, "{separator} {times} {kind}")?;
+        }
+        Ok(())
     }
 }
 
@@ -67,81 +91,101 @@ impl fmt::Display for Summary {
 ///
 /// # Errors
 /// When the store does not recover, or the history is none of a correct store; the message holds what was done,
-/// the end of the operator's output, and how to do it again.
-pub async fn run(seed: u64, time: Duration) -> anyhow::Result<Summary> {
-    let mut operator = LocalOperator::start(&first_manifest()).await?;
-    let manager = operator.process().pid()?;
-    let striker = Striker::new(&operator, manager)?;
-    let outcome = strike_and_check(&operator, &striker, seed, time).await;
+/// the end of the operator's output, and `again`, which does it again.
+pub async fn run(setup: Setup, seed: u64, time: Duration, again: &str) -> anyhow::Result<Summary> {
+    let manifest = first_manifest(setup);
+    let hosts = if setup.partitions { Hosts::Own } else { Hosts::Shared };
+    let mut operator = LocalOperator::start_on(&manifest, hosts).await?;
+    let striker = Striker::new(&operator, manifest)?;
+    let outcome = strike_and_check(&operator, &striker, setup, seed, time).await;
     let told = |error: anyhow::Error| {
         anyhow::anyhow!(
-            "chaos with seed {seed}: {error:#}\nThe same schedule again: QUORUMKV_CHAOS_SEEDS={seed} \
-             QUORUMKV_CHAOS_SECONDS={} cargo test --package quorumkv-tests --test local_chaos -- faults\n{}\n{}",
-            time.as_secs(),
+            "chaos {setup}, seed {seed}: {error:#}\nThe same schedule again: {again}\n{}\n{}",
             striker.journal(),
             operator.output_end(60),
         )
     };
     let summary = outcome.map_err(told)?;
+    let striker_journal = striker.journal();
     ensure!(operator.interrupt().await?.success(), "seed {seed}: the operator ends in good order");
-    ensure!(operator.listeners()?.is_empty(), "seed {seed}: the operator leaves a node behind");
+    let left = operator.listeners()?;
+    let programs: Vec<_> = left.iter().map(|(_, pid)| std::fs::read_link(format!("/proc/{pid}/exe")).ok()).collect();
+    ensure!(
+        left.is_empty(),
+        "seed {seed}: the operator leaves behind {left:?} {programs:?}\n{}\n{}",
+        striker_journal,
+        operator.output_end(60)
+    );
     Ok(summary)
 }
 
-fn first_manifest() -> Manifest {
-    let write_timeout = Duration::from_secs(2);
-    Manifest { followers: usize::from(FOLLOWERS), write_quorum: FIRST_QUORUM, write_timeout, ..Manifest::default() }
+fn first_manifest(setup: Setup) -> Manifest {
+    Manifest {
+        followers: usize::from(FOLLOWERS),
+        write_quorum: FIRST_QUORUM,
+        write_timeout: Duration::from_secs(2),
+        storage: setup.storage,
+        ..Manifest::default()
+    }
 }
 
 fn settings(manifest: &Manifest) -> Settings {
-    let Manifest { followers: _, write_quorum, delay, write_timeout } = manifest;
+    let Manifest { write_quorum, delay, write_timeout, .. } = manifest;
     Settings { write_quorum: WriteQuorum(*write_quorum), delay: *delay, write_timeout: *write_timeout }
 }
 
 async fn strike_and_check(
     operator: &LocalOperator,
     striker: &Striker<'_>,
+    setup: Setup,
     seed: u64,
     time: Duration,
 ) -> anyhow::Result<Summary> {
-    let copies = Copies::of(operator)?;
-    let mut manifest = first_manifest();
-    let first = copies.all_count(settings(&manifest), PATIENCE).await?;
+    let copies = Copies::of(operator);
+    let first = copies.all_count(settings(&striker.manifest().await), PATIENCE).await?;
     let (clients, stubborn) = clients(operator)?;
+    let readers = FollowerReads::start(&operator.urls(), "k", KEYS, CLIENT_TIMEOUT);
     clients.acked_more(50, PATIENCE).await?;
 
     let began = Instant::now();
-    let (mut rounds, mut faults) = (0, 0);
+    let mut rounds = 0;
     let mut last = first.clone();
-    for round in Schedule::new(seed) {
+    for round in Schedule::new(setup, seed) {
         if began.elapsed() >= time {
             break;
         }
-        manifest = striker.strike(&round, &manifest).await?;
-        last = copies.all_count(settings(&manifest), PATIENCE).await?;
+        striker.strike(&round).await?;
+        last = copies.all_count(settings(&striker.manifest().await), PATIENCE).await?;
         clients.acked_more(30, PATIENCE).await.context("writes go on after a round")?;
         striker.note(&format!("every copy counts in epoch {}", last.epoch));
-        (rounds, faults) = (rounds + 1, faults + round.len());
+        rounds += 1;
     }
 
     let mut report = clients.stop().await?;
     for one in stubborn {
         report.operations.extend(one.stop().await?.operations);
     }
-    check(operator, &report).await?;
-    let unknown = |action: &Action| matches!(action, Action::Write { outcome: Outcome::Unknown { .. }, .. });
-    let Epoch(before) = first.epoch;
-    Ok(Summary {
+    let follower_reads = readers.stop().await?;
+    let summary = Summary {
         seed,
+        setup,
         rounds,
-        faults,
+        faults: striker.kinds(),
         acked: report.acked(),
-        unknown: report.operations.iter().filter(|operation| unknown(&operation.action)).count(),
+        unknown: report.operations.iter().filter(|operation| is_unknown(&operation.action)).count(),
         reads: report.reads(),
+        follower_reads: follower_reads.len(),
         longest_outage: report.longest_gap(),
-        elections: last.epoch.0 - before,
+        elections: last.epoch.0 - first.epoch.0,
         elapsed: report.elapsed,
-    })
+    };
+    report.operations.extend(follower_reads);
+    check(operator, &report).await?;
+    Ok(summary)
+}
+
+const fn is_unknown(action: &Action) -> bool {
+    matches!(action, Action::Write { outcome: Outcome::Unknown { .. }, .. })
 }
 
 /// Clients that follow the leader, and for each node one that never leaves it: it is there when a leader that

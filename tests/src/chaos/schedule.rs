@@ -1,9 +1,12 @@
-//! Which faults come when: an endless sequence of rounds, determined by a seed.
+//! Which faults come when: an endless sequence of rounds, determined by a seed and a setup.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use quorumkv_api::Delay;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use super::faults::{Fault, Others, Victim, Way};
+use crate::processes::Storage;
 
 /// Followers of the store that the schedule is for.
 pub const FOLLOWERS: u8 = 5;
@@ -15,57 +18,29 @@ pub const FIRST_QUORUM: u8 = 3;
 const HALT_MS: RangeInclusive<u64> = 1200..=4000;
 /// How long the manager is paused, in milliseconds.
 const PAUSE_MS: RangeInclusive<u64> = 500..=2500;
+/// How long packets are lost, in milliseconds: also longer than nodes and manager wait for each other.
+const CUT_MS: RangeInclusive<u64> = 800..=6000;
 /// When in a round a fault comes that does not come at once, in milliseconds: while others are being mended.
 const LATER_MS: RangeInclusive<u64> = 50..=2500;
 /// Simulated round trips to change between, in milliseconds.
 const DELAYS_MS: [(u64, u64); 4] = [(0, 0), (0, 5), (2, 20), (10, 60)];
 
-/// Whom a fault hits; found out when it strikes.
+/// What a store and its network are like, and with that what can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Victim {
-    /// Whoever leads then.
-    Leader,
-    /// One of the others: the so-many-th of those that were not hit in this round, counted around.
-    Follower(usize),
+pub struct Setup {
+    /// Where the nodes keep their data.
+    pub storage: Storage,
+    /// Whether packets can be lost.
+    pub partitions: bool,
 }
 
-/// One thing that goes wrong, or is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL: the node's copy in memory is lost.
-    Kill(Victim),
-    /// SIGTERM: the node answers what is under way and ends; its copy is lost too.
-    Terminate(Victim),
-    /// SIGSTOP, and SIGCONT after so long: nothing is lost, but the node believes that no time has passed.
-    Halt(Victim, Duration),
-    /// The manager is stopped and goes on after so long.
-    PauseManager(Duration),
-    /// The manifest is saved with another quorum and delay.
-    Change {
-        /// New write quorum.
-        write_quorum: u8,
-        /// New simulated round trip.
-        delay: Delay,
-    },
-}
-
-impl Fault {
-    /// Whether a copy of the data is lost by it.
-    #[must_use]
-    pub const fn loses_a_copy(&self) -> bool {
-        matches!(self, Self::Kill(_) | Self::Terminate(_))
-    }
-}
-
-impl fmt::Display for Fault {
+impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kill(victim) => write!(f, "kill {victim:?}"),
-            Self::Terminate(victim) => write!(f, "terminate {victim:?}"),
-            Self::Halt(victim, time) => write!(f, "halt {victim:?} for {time:?}"),
-            Self::PauseManager(time) => write!(f, "pause the manager for {time:?}"),
-            Self::Change { write_quorum, delay } => write!(f, "writeQuorum {write_quorum}, delay {delay}"),
-        }
+        f.write_str(match self.storage {
+            Storage::Memory => "in memory",
+            Storage::Persistent => "on disk",
+        })?;
+        if self.partitions { f.write_str(", with partitions") } else { Ok(()) }
     }
 }
 
@@ -84,6 +59,7 @@ pub type Round = Vec<Planned>;
 /// The rounds of a seed.
 #[derive(Debug)]
 pub struct Schedule {
+    setup: Setup,
     rng: StdRng,
     quorum: u8,
 }
@@ -91,8 +67,8 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule that belongs to this seed, for a store of [`FOLLOWERS`] that begins with [`FIRST_QUORUM`].
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), quorum: FIRST_QUORUM }
+    pub fn new(setup: Setup, seed: u64) -> Self {
+        Self { setup, rng: StdRng::seed_from_u64(seed), quorum: FIRST_QUORUM }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -104,11 +80,11 @@ impl Schedule {
     }
 
     fn victim(&mut self) -> Victim {
-        if self.chance(50) {
-            Victim::Leader
-        } else {
-            Victim::Follower(self.rng.random_range(0..usize::from(FOLLOWERS)))
-        }
+        if self.chance(50) { Victim::Leader } else { Victim::Follower(self.follower()) }
+    }
+
+    fn follower(&mut self) -> usize {
+        self.rng.random_range(0..usize::from(FOLLOWERS))
     }
 
     /// At once, or while others are being mended.
@@ -124,29 +100,69 @@ impl Schedule {
         Fault::Change { write_quorum: self.quorum, delay }
     }
 
+    /// A node that ends by itself or is killed, and comes back.
+    fn ending(&mut self) -> Fault {
+        let victim = self.victim();
+        if self.chance(75) { Fault::Kill(victim) } else { Fault::Terminate(victim) }
+    }
+
+    fn cut(&mut self) -> Fault {
+        let victim = if self.chance(75) { Victim::Leader } else { Victim::Follower(self.follower()) };
+        let from = match self.rng.random_range(0..100) {
+            0..45 => Others::Nodes(self.rng.random_range(1..=usize::from(FOLLOWERS))),
+            45..65 => Others::Manager,
+            _ => Others::Everybody,
+        };
+        let way = match self.rng.random_range(0..100) {
+            0..50 => Way::Both,
+            50..75 => Way::Deaf,
+            _ => Way::Mute,
+        };
+        Fault::Cut { victim, from, way, time: self.millis(CUT_MS) }
+    }
+
+    /// Ends of processes, so that no more than `covered` copies are lost; whether the manager's is among them.
+    fn endings(&mut self, covered: u8) -> (Vec<Fault>, bool) {
+        let losses = self.rng.random_range(0..=covered);
+        if self.setup.storage == Storage::Memory {
+            return ((0..losses).map(|_| self.ending()).collect(), false);
+        }
+        let mut endings: Vec<Fault> = (0..self.rng.random_range(0..=2)).map(|_| self.ending()).collect();
+        match self.rng.random_range(0..100) {
+            0..20 => endings.push(Fault::KillAll { volumes: losses }),
+            20..32 => {
+                endings.push(Fault::KillManager);
+                return (endings, true);
+            }
+            32..70 => endings.extend((0..losses).map(|_| Fault::LoseVolume(self.victim()))),
+            _ => {}
+        }
+        (endings, false)
+    }
+
     fn round(&mut self) -> Round {
-        let mut round = Round::new();
+        let mut faults = Vec::new();
         let mut covered = covered_losses(self.quorum);
         if self.chance(35) {
-            let change = self.change();
-            round.push(self.plan(change));
+            faults.push(self.change());
             // Either quorum may be in force when a copy is lost.
             covered = covered.min(covered_losses(self.quorum));
         }
-        for _ in 0..self.rng.random_range(0..=covered) {
-            let victim = self.victim();
-            let loss = if self.chance(75) { Fault::Kill(victim) } else { Fault::Terminate(victim) };
-            round.push(self.plan(loss));
+        let (endings, manager_ends) = self.endings(covered);
+        faults.extend(endings);
+        if self.setup.partitions && self.chance(75) {
+            faults.push(self.cut());
         }
-        if round.is_empty() || self.chance(35) {
-            let halt = Fault::Halt(self.victim(), self.millis(HALT_MS));
-            round.push(self.plan(halt));
+        if self.chance(20) {
+            faults.push(Fault::SwitchOver(self.follower()));
         }
-        if self.chance(15) {
-            let pause = Fault::PauseManager(self.millis(PAUSE_MS));
-            round.push(self.plan(pause));
+        if faults.is_empty() || self.chance(35) {
+            faults.push(Fault::Halt(self.victim(), self.millis(HALT_MS)));
         }
-        round
+        if !manager_ends && self.chance(15) {
+            faults.push(Fault::PauseManager(self.millis(PAUSE_MS)));
+        }
+        faults.into_iter().map(|fault| self.plan(fault)).collect()
     }
 }
 
@@ -166,21 +182,36 @@ const fn covered_losses(quorum: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    const SETUPS: [Setup; 4] = [
+        Setup { storage: Storage::Memory, partitions: false },
+        Setup { storage: Storage::Memory, partitions: true },
+        Setup { storage: Storage::Persistent, partitions: false },
+        Setup { storage: Storage::Persistent, partitions: true },
+    ];
+
+    fn lost(round: &Round, setup: Setup) -> u8 {
+        let on_disk = setup.storage == Storage::Persistent;
+        round.iter().map(|planned| planned.fault.copies_lost(on_disk)).sum()
+    }
 
     #[test]
     fn a_seed_determines_the_schedule() {
-        let rounds = |seed| Schedule::new(seed).take(50).collect::<Vec<_>>();
-        assert_eq!(rounds(7), rounds(7));
-        assert_ne!(rounds(7), rounds(8));
+        for setup in SETUPS {
+            let rounds = |seed| Schedule::new(setup, seed).take(50).collect::<Vec<_>>();
+            assert_eq!(rounds(7), rounds(7));
+            assert_ne!(rounds(7), rounds(8));
+        }
     }
 
     #[test]
     fn no_round_loses_more_copies_than_each_quorum_in_it_covers() {
-        for seed in 0..50 {
+        for (setup, seed) in SETUPS.into_iter().flat_map(|setup| (0..50).map(move |seed| (setup, seed))) {
             let mut quorum = FIRST_QUORUM;
-            for round in Schedule::new(seed).take(100) {
-                let losses = round.iter().filter(|planned| planned.fault.loses_a_copy()).count();
+            for round in Schedule::new(setup, seed).take(100) {
                 let mut quorums = vec![quorum];
                 for planned in &round {
                     if let Fault::Change { write_quorum, .. } = planned.fault {
@@ -190,30 +221,41 @@ mod tests {
                 }
                 for quorum in quorums {
                     let covered = quorum.min(5 - quorum);
-                    assert!(losses <= usize::from(covered), "seed {seed}, quorum {quorum}: {round:?}");
+                    assert!(lost(&round, setup) <= covered, "{setup}, seed {seed}, quorum {quorum}: {round:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn every_kind_of_fault_comes_alone_and_together_with_others() {
-        let rounds: Vec<Round> = Schedule::new(1).take(300).collect();
-        let kinds: [fn(&Fault) -> bool; 6] = [
-            |fault| matches!(fault, Fault::Kill(Victim::Leader)),
-            |fault| matches!(fault, Fault::Kill(Victim::Follower(_))),
-            |fault| matches!(fault, Fault::Terminate(_)),
-            |fault| matches!(fault, Fault::Halt(..)),
-            |fault| matches!(fault, Fault::PauseManager(_)),
-            |fault| matches!(fault, Fault::Change { .. }),
-        ];
-        for (number, kind) in kinds.iter().enumerate() {
-            let having = rounds.iter().filter(|round| round.iter().any(|planned| kind(&planned.fault)));
+    fn no_round_hits_more_nodes_than_there_are() {
+        let hits = |fault: &Fault| {
+            usize::from(matches!(fault, Fault::Kill(_) | Fault::Terminate(_) | Fault::LoseVolume(_) | Fault::Halt(..)))
+        };
+        for (setup, seed) in SETUPS.into_iter().flat_map(|setup| (0..50).map(move |seed| (setup, seed))) {
+            for round in Schedule::new(setup, seed).take(100) {
+                let hit: usize = round.iter().map(|planned| hits(&planned.fault)).sum();
+                assert!(hit <= 5, "{setup}, seed {seed}: {round:?}");
+            }
+        }
+    }
+
+    #[rstest]
+    #[case(SETUPS[0], &["kill", "terminate", "halt", "pause manager", "change", "switchover"])]
+    #[case(SETUPS[1], &["kill", "terminate", "halt", "pause manager", "change", "switchover", "cut", "cut one way"])]
+    #[case(SETUPS[2], &["kill", "terminate", "lose volume", "kill all", "kill manager", "halt", "pause manager", "change", "switchover"])]
+    #[case(SETUPS[3], &["lose volume", "kill all", "kill manager", "halt", "cut", "cut one way"])]
+    fn every_kind_of_fault_comes_together_with_others(#[case] setup: Setup, #[case] kinds: &[&str]) {
+        let rounds: Vec<Round> = Schedule::new(setup, 1).take(300).collect();
+        for kind in kinds {
+            let having = rounds.iter().filter(|round| round.iter().any(|planned| planned.fault.kind() == *kind));
             let together = having.filter(|round| round.len() > 1).count();
-            assert!(together > 5, "kind {number} comes {together} times together with others");
+            assert!(together > 5, "{kind} comes {together} times together with others");
         }
         assert!(rounds.iter().all(|round| !round.is_empty()), "a round without a fault tests nothing");
-        let two = |round: &&Round| round.iter().filter(|planned| planned.fault.loses_a_copy()).count() == 2;
-        assert!(rounds.iter().filter(two).count() > 10, "two copies are lost at once where that is covered");
+        let two = rounds.iter().filter(|round| lost(round, setup) == 2).count();
+        assert!(two > 5, "two copies are lost at once where that is covered: {two} times");
+        let cuts = rounds.iter().flatten().filter(|planned| planned.fault.kind().starts_with("cut")).count();
+        assert_eq!(cuts > 0, setup.partitions);
     }
 }

@@ -1,8 +1,9 @@
 //! One round of faults, carried out.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs,
+    path::Path,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -10,33 +11,47 @@ use std::{
 use anyhow::{Context, ensure};
 use futures::future::{join_all, try_join_all};
 use quorumkv_api::lab::{Role, StatusReply};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use tokio::time::sleep;
 
-use super::schedule::{Fault, Planned, Victim};
+use super::{
+    faults::{Fault, Others, Victim, Way},
+    network::{Network, Place},
+    schedule::Planned,
+};
 use crate::{
     client::LabClient,
     processes::{LocalOperator, Manifest},
     wait,
 };
 
-/// How long a node may take to end after SIGTERM: it answers its writes under way.
-const END_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a node may take to end after SIGTERM (it answers its writes under way), or to be there again.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than the operator takes to look at its manifest again.
+const MANIFEST_IS_READ: Duration = Duration::from_millis(500);
 
 /// Strikes one store, and keeps a journal of it.
 pub(super) struct Striker<'a> {
     operator: &'a LocalOperator,
-    manager: Pid,
+    network: Network,
+    /// What was saved last.
+    manifest: tokio::sync::Mutex<Manifest>,
     /// Impatient: a halted node must not hold up the search for a victim.
     client: LabClient,
     began: Instant,
     journal: Mutex<Vec<String>>,
+    kinds: Mutex<BTreeMap<&'static str, usize>>,
 }
 
 impl<'a> Striker<'a> {
-    pub(super) fn new(operator: &'a LocalOperator, manager: Pid) -> anyhow::Result<Self> {
+    pub(super) fn new(operator: &'a LocalOperator, manifest: Manifest) -> anyhow::Result<Self> {
         let client = LabClient::new(Duration::from_millis(300))?;
-        Ok(Self { operator, manager, client, began: Instant::now(), journal: Mutex::default() })
+        let (network, journal, kinds) = Default::default();
+        let manifest = tokio::sync::Mutex::new(manifest);
+        Ok(Self { operator, network, manifest, client, began: Instant::now(), journal, kinds })
     }
 
     /// What was done so far, a line each.
@@ -44,107 +59,219 @@ impl<'a> Striker<'a> {
         self.journal.lock().expect("nobody panics while writing it").join("\n")
     }
 
+    /// How often each kind of fault struck.
+    pub(super) fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        self.kinds.lock().expect("nobody panics while counting").clone()
+    }
+
+    /// The manifest that was saved last.
+    pub(super) async fn manifest(&self) -> Manifest {
+        self.manifest.lock().await.clone()
+    }
+
     pub(super) fn note(&self, what: &str) {
         let line = format!("{:8.3} s  {what}", self.began.elapsed().as_secs_f64());
         self.journal.lock().expect("nobody panics while writing it").push(line);
     }
 
-    /// Carries out a round. Afterwards every halted process goes on, and those that lose their copy have ended.
-    /// Gives the manifest that is saved last.
-    pub(super) async fn strike(&self, round: &[Planned], manifest: &Manifest) -> anyhow::Result<Manifest> {
+    /// Carries out a round. Afterwards every halted process goes on, no packet is lost, and whatever was killed
+    /// has ended.
+    pub(super) async fn strike(&self, round: &[Planned]) -> anyhow::Result<()> {
         let hit = Mutex::new(HashSet::new());
         let faults = round.iter().map(|planned| async {
             sleep(planned.after).await;
-            self.carry_out(planned.fault, manifest, &hit).await
+            let fault = planned.fault;
+            *self.kinds.lock().expect("nobody panics while counting").entry(fault.kind()).or_default() += 1;
+            self.carry_out(fault, &hit).await.with_context(|| fault.to_string())
         });
-        let saved = try_join_all(faults).await?;
-        Ok(saved.into_iter().flatten().next().unwrap_or_else(|| manifest.clone()))
+        try_join_all(faults).await?;
+        Ok(())
     }
 
-    async fn carry_out(
-        &self,
-        fault: Fault,
-        manifest: &Manifest,
-        hit: &Mutex<HashSet<String>>,
-    ) -> anyhow::Result<Option<Manifest>> {
+    async fn carry_out(&self, fault: Fault, hit: &Mutex<HashSet<String>>) -> anyhow::Result<()> {
         match fault {
-            Fault::Kill(victim) => self.end(victim, Signal::KILL, fault, hit).await?,
-            Fault::Terminate(victim) => self.end(victim, Signal::TERM, fault, hit).await?,
+            Fault::Kill(victim) => self.end(&self.choose(victim, hit).await?, Signal::KILL, fault).await,
+            Fault::Terminate(victim) => self.end(&self.choose(victim, hit).await?, Signal::TERM, fault).await,
+            Fault::LoseVolume(victim) => {
+                let url = self.choose(victim, hit).await?;
+                self.process_at(&url).await?;
+                self.kill_halted(vec![url], 1, fault).await
+            }
+            Fault::KillAll { volumes } => {
+                let (leader, others) = self.leader_and_others().await;
+                let urls = leader.into_iter().chain(others).collect();
+                self.kill_halted(urls, usize::from(volumes), fault).await
+            }
+            Fault::KillManager => {
+                self.note(&fault.to_string());
+                self.operator.kill_and_start().await
+            }
             Fault::Halt(victim, time) => {
                 let url = self.choose(victim, hit).await?;
                 self.note(&format!("{fault}: {url}"));
-                halt(self.operator.node_pid(&url)?, time).await.with_context(|| format!("{fault}: {url}"))?;
+                halt(self.process_at(&url).await?, time).await
             }
             Fault::PauseManager(time) => {
                 self.note(&fault.to_string());
-                halt(self.manager, time).await.context("the manager")?;
+                halt(self.operator.pid()?, time).await
             }
+            Fault::Cut { victim, from, way, time } => self.cut(victim, from, way, time, fault).await,
             Fault::Change { write_quorum, delay } => {
                 self.note(&fault.to_string());
-                let changed = Manifest { write_quorum, delay, ..manifest.clone() };
-                self.operator.save(&changed.to_string())?;
-                return Ok(Some(changed));
+                let mut manifest = self.manifest.lock().await;
+                *manifest = Manifest { write_quorum, delay, ..manifest.clone() };
+                self.operator.save(&manifest.to_string())
             }
+            Fault::SwitchOver(number) => self.switch_over(number, fault).await,
         }
-        Ok(None)
     }
 
     /// Sends a signal that ends a node, and waits until it has.
-    async fn end(
-        &self,
-        victim: Victim,
-        signal: Signal,
-        fault: Fault,
-        hit: &Mutex<HashSet<String>>,
-    ) -> anyhow::Result<()> {
-        let url = self.choose(victim, hit).await?;
+    async fn end(&self, url: &str, signal: Signal, fault: Fault) -> anyhow::Result<()> {
         self.note(&format!("{fault}: {url}"));
-        let pid = self.operator.node_pid(&url)?;
-        kill_process(pid, signal).with_context(|| format!("{fault}: {url}"))?;
-        wait::until(&format!("the end of {url} after {signal:?}"), END_PATIENCE, || async {
-            ensure!(has_ended(pid), "process {} runs", pid.as_raw_nonzero());
-            Ok(())
-        })
-        .await
+        let pid = self.process_at(url).await?;
+        send(pid, signal)?;
+        ended(pid).await.with_context(|| url.to_owned())
+    }
+
+    /// Kills nodes at one moment; the first ones come back with nothing on disk. They are halted before, so that
+    /// none writes while its folder is emptied, and emptied before, so that none comes back earlier.
+    async fn kill_halted(&self, urls: Vec<String>, volumes: usize, fault: Fault) -> anyhow::Result<()> {
+        // One that is down just now would come back from its disk in the middle of this.
+        let running = urls.into_iter().filter_map(|url| Some((self.operator.node_pid(&url).ok()?, url)));
+        let running: Vec<(Pid, String)> = running.collect();
+        for (pid, _) in &running {
+            send(*pid, Signal::STOP)?;
+        }
+        for (pid, url) in running.iter().take(volumes) {
+            wait::until("a process stands still", PATIENCE, || async { stands_still(*pid) }).await?;
+            self.note(&format!("{fault}: the volume of {url}"));
+            empty(&self.operator.node_folder(url)?)?;
+        }
+        self.note(&format!("{fault}: {} nodes", running.len()));
+        for (pid, _) in &running {
+            send(*pid, Signal::KILL)?;
+        }
+        for (pid, url) in running {
+            ended(pid).await.with_context(|| url.clone())?;
+        }
+        Ok(())
+    }
+
+    async fn cut(&self, victim: Victim, from: Others, way: Way, time: Duration, fault: Fault) -> anyhow::Result<()> {
+        // Who is cut off loses nothing, so it may be hit by another fault as well.
+        let url = self.choose(victim, &Mutex::default()).await?;
+        let urls = self.operator.urls();
+        let places = self.operator.peer_urls();
+        let places: Vec<Place> = places.iter().map(|url| Place::of(url)).collect::<anyhow::Result<_>>()?;
+        let index = urls.iter().position(|known| *known == url).context("a node of the store")?;
+        // Another choice of others each time the victim is another.
+        let others: Vec<Place> = (1..places.len()).map(|n| places[(index + n) % places.len()].clone()).collect();
+        self.note(&format!("{fault}: {url}"));
+        let cut = self.network.cut(&places[index], &others, from, way)?;
+        sleep(time).await;
+        self.network.mend(cut)
+    }
+
+    /// Saves the wish that another node leads. It may be refused: much else goes on.
+    async fn switch_over(&self, number: usize, fault: Fault) -> anyhow::Result<()> {
+        let (_, others) = self.leader_and_others().await;
+        let url = &others[number % others.len()];
+        self.note(&format!("{fault}: to {url}"));
+        let wanted = Some(url.trim_start_matches("http://").to_owned());
+        let mut manifest = self.manifest.lock().await;
+        if manifest.switchover_to == wanted {
+            // The same wish again is none.
+            manifest.switchover_to = None;
+            self.operator.save(&manifest.to_string())?;
+            sleep(MANIFEST_IS_READ).await;
+        }
+        manifest.switchover_to = wanted;
+        self.operator.save(&manifest.to_string())
     }
 
     /// Finds a node that this round has not hit yet, so that each of its losses is another copy's.
     async fn choose(&self, victim: Victim, hit: &Mutex<HashSet<String>>) -> anyhow::Result<String> {
-        let urls = self.operator.urls();
-        let statuses = join_all(urls.iter().map(|url| self.client.status(url))).await;
-        let leader = leader_among(&urls, &statuses);
+        let (leader, others) = self.leader_and_others().await;
         let mut hit = hit.lock().expect("nobody panics while choosing");
-        let free = |url: &&String| !hit.contains(*url);
-        let followers: Vec<&String> = urls.iter().filter(|url| Some(*url) != leader).filter(free).collect();
-        let chosen = match victim {
-            Victim::Leader => leader.filter(free),
-            Victim::Follower(_) => None,
+        let free = |url: &String| !hit.contains(url);
+        let others: Vec<String> = others.into_iter().filter(free).collect();
+        let (chosen, number) = match victim {
+            Victim::Leader => (leader.filter(free), 0),
+            Victim::Follower(number) => (None, number),
         };
-        let number = if let Victim::Follower(number) = victim { number } else { 0 };
-        let other = || followers.get(number % followers.len().max(1)).copied();
+        let other = || others.get(number % others.len().max(1)).cloned();
         let chosen = chosen.or_else(other).context("a round hits fewer nodes than there are")?;
         hit.insert(chosen.clone());
-        Ok(chosen.clone())
+        Ok(chosen)
+    }
+
+    /// Whoever leads the highest epoch, active or not yet, and the other nodes.
+    async fn leader_and_others(&self) -> (Option<String>, Vec<String>) {
+        let mut urls = self.operator.urls();
+        let statuses = join_all(urls.iter().map(|url| self.client.status(url))).await;
+        let leader = leader_among(&urls, &statuses).cloned();
+        urls.retain(|url| Some(url) != leader.as_ref());
+        (leader, urls)
+    }
+
+    /// The process of a node, awaited if it is just being started again.
+    async fn process_at(&self, url: &str) -> anyhow::Result<Pid> {
+        wait::until("the process of a node", PATIENCE, || async { self.operator.node_pid(url) }).await
     }
 }
 
-/// Whoever leads the highest epoch, active or not yet.
 fn leader_among<'a>(urls: &'a [String], statuses: &[anyhow::Result<StatusReply>]) -> Option<&'a String> {
     let answers = urls.iter().zip(statuses).filter_map(|(url, status)| Some((url, status.as_ref().ok()?)));
     let leaders = answers.filter(|(_, status)| status.role == Role::Leader);
     leaders.max_by_key(|(_, status)| status.epoch).map(|(url, _)| url)
 }
 
+/// Sends a signal; a process that another fault has ended needs none.
+fn send(pid: Pid, signal: Signal) -> anyhow::Result<()> {
+    match kill_process(pid, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{signal:?} to process {}", pid.as_raw_nonzero())),
+    }
+}
+
 async fn halt(pid: Pid, time: Duration) -> anyhow::Result<()> {
-    kill_process(pid, Signal::STOP)?;
+    send(pid, Signal::STOP)?;
     sleep(time).await;
-    kill_process(pid, Signal::CONT)?;
+    send(pid, Signal::CONT)
+}
+
+async fn ended(pid: Pid) -> anyhow::Result<()> {
+    wait::until("the end of a process", PATIENCE, || async {
+        let ended =
+            state(Path::new(&format!("/proc/{}", pid.as_raw_nonzero()))).is_none_or(|state| "ZX".contains(state));
+        ensure!(ended, "process {} runs", pid.as_raw_nonzero());
+        Ok(())
+    })
+    .await
+}
+
+/// A signal reaches each thread when it next comes back from the kernel.
+fn stands_still(pid: Pid) -> anyhow::Result<()> {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    for thread in threads {
+        let still = state(&thread.path()).is_none_or(|state| "TtZX".contains(state));
+        ensure!(still, "{} runs", thread.path().display());
+    }
     Ok(())
 }
 
-/// Whether a process is gone, or only waits for a paused parent to hear of it.
-fn has_ended(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return true };
+/// What the system says of a process or thread, in one letter; nothing if it is gone.
+fn state(folder: &Path) -> Option<char> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // pid (name) state ...; the name may hold anything.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Removes everything in a folder, and leaves the folder.
+fn empty(folder: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        fs::remove_file(entry?.path()).with_context(|| folder.display().to_string())?;
+    }
+    Ok(())
 }

@@ -26,6 +26,13 @@ fn read(value: Option<&str>, invoked: u64, returned: u64) -> Operation {
     operation("k", Action::Read { value: value.map(str::to_owned), version: None }, invoked, returned)
 }
 
+/// A read from a follower; version 0 is "no such key".
+fn follower(value: &str, version: u64, min: Option<u64>, connection: u64, invoked: u64) -> Operation {
+    let (value, version) = if version == 0 { (None, None) } else { (Some(value.to_owned()), Some(version)) };
+    let action = Action::FollowerRead { value, version, min_version: min, connection };
+    operation("k", action, invoked, invoked + 1)
+}
+
 fn content(value: Option<&str>) -> BTreeMap<String, FinalValue> {
     value.map(|value| ("k".to_owned(), FinalValue { value: value.to_owned(), version: None })).into_iter().collect()
 }
@@ -94,6 +101,58 @@ fn two_writes_must_not_share_a_version() {
     assert!(matches!(violation, Violation::Version { .. }), "{violation}");
 }
 
+#[rstest]
+#[case::behind(vec![acked("a", 1, 1, 2), acked("b", 2, 3, 4), follower("a", 1, None, 1, 5)])]
+#[case::nothing_yet(vec![acked("a", 1, 1, 2), follower("", 0, None, 1, 5), follower("a", 1, None, 1, 7)])]
+#[case::another_connection_is_another_process(vec![
+    acked("a", 1, 1, 2), acked("b", 2, 3, 4), follower("b", 2, None, 1, 5), follower("a", 1, None, 2, 7),
+])]
+#[case::complete_up_to_the_version(vec![acked("a", 1, 1, 2), acked("b", 7, 3, 4), follower("a", 1, Some(6), 1, 5)])]
+#[case::an_unknown_write_that_was_committed(vec![unknown("a", 1, 2), follower("a", 1, None, 1, 5), read(Some("a"), 7, 8)])]
+fn followers_may_be_behind(#[case] history: Vec<Operation>) {
+    assert_eq!(check(&history), Ok(()));
+}
+
+#[test]
+fn a_follower_must_not_go_back_on_one_connection() {
+    let writes = [acked("a", 1, 1, 2), acked("b", 2, 3, 4)];
+    for later in [follower("a", 1, None, 1, 7), follower("", 0, None, 1, 7)] {
+        let history = [&writes[..], &[follower("b", 2, None, 1, 5), later]].concat();
+        let violation = check(&history).expect_err("it went back");
+        assert!(matches!(violation, Violation::WentBack { .. }), "{violation}");
+    }
+}
+
+#[rstest]
+#[case(follower("a", 1, Some(2), 1, 5))]
+#[case(follower("", 0, Some(9), 1, 5))]
+fn an_answer_to_min_version_must_be_complete(#[case] read: Operation) {
+    let violation = check(&[acked("a", 1, 1, 2), acked("b", 2, 3, 4), read]).expect_err("incomplete");
+    assert!(matches!(violation, Violation::MinVersion { .. }), "{violation}");
+}
+
+#[test]
+fn a_follower_must_not_show_another_write_under_a_version() {
+    let violation = check(&[acked("a", 1, 1, 2), unknown("b", 3, 4), follower("b", 1, None, 1, 5)]);
+    assert!(matches!(violation, Err(Violation::Version { .. })), "{violation:?}");
+}
+
+#[test]
+fn a_follower_must_not_show_what_was_refused_or_is_not_written_yet() {
+    let violation = check(&[refused("a", 1, 2), follower("a", 1, None, 1, 5)]).expect_err("refused");
+    assert!(matches!(violation, Violation::RefusedButRead { .. }), "{violation}");
+    let violation = check(&[follower("a", 1, None, 1, 2), acked("a", 1, 5, 6)]).expect_err("too early");
+    assert!(matches!(violation, Violation::ReadBeforeWrite { .. }), "{violation}");
+}
+
+#[test]
+fn what_a_follower_showed_the_leader_must_not_lack_afterwards() {
+    let history = [acked("a", 1, 1, 2), unknown("b", 3, 4), follower("b", 2, None, 1, 5), read(Some("a"), 7, 8)];
+    let violation = check(&history).expect_err("shown before it was committed, or lost afterwards");
+    assert!(matches!(violation, Violation::Contradiction { .. }), "{violation}");
+    assert!(check_with_content(&history[..3], &content(Some("a"))).is_err(), "nor may it be gone in the end");
+}
+
 #[test]
 fn keys_are_independent() {
     let mut other = acked("b", 2, 3, 4);
@@ -142,6 +201,7 @@ fn some_order_explains(state: Option<&str>, left: &[&Operation]) -> bool {
         match &chosen.action {
             Action::Write { value, .. } => some_order_explains(Some(value), &rest),
             Action::Read { value, .. } => value.as_deref() == state && some_order_explains(state, &rest),
+            Action::FollowerRead { .. } => unreachable!("none is made here"),
         }
     })
 }
