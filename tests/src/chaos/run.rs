@@ -191,7 +191,7 @@ const fn is_unknown(action: &Action) -> bool {
 /// Clients that follow the leader, and for each node one that never leaves it: it is there when a leader that
 /// was replaced without noticing wakes up.
 fn clients(operator: &LocalOperator) -> anyhow::Result<(Running, Vec<Running>)> {
-    let following = Load::new(operator.target()).clients(6).keys("k", KEYS).reads_percent(50);
+    let following = Load::new(operator.target()).clients(6).keys("k", KEYS).reads_percent(50).request_ids();
     let following = following.policy(Policy::Follow { patience: PATIENCE }).timeout(CLIENT_TIMEOUT).start()?;
     let stubborn = operator.urls().into_iter().map(|url| {
         let load = Load::new(Target::new(&url, [&url])).keys("k", KEYS).reads_percent(80);
