@@ -10,8 +10,14 @@
 //! | --- | --- |
 //! | `QUORUMKV_KEEP_CLUSTER=1` | leave the cluster for the next run, or to look at it |
 //! | `QUORUMKV_BINARIES=DIR` | make the images of the static programs there instead of building this checkout |
+//! | `QUORUMKV_CHAOS_SECONDS` | time for faults under load, all runs together (40) |
+//! | `QUORUMKV_CHAOS_SEEDS` | seeds of the runs, comma-separated, in turn (1,2): odd ones on volumes, even ones in memory; `random`: another one for each |
+//! | `QUORUMKV_FAILOVERS` | how often the leader goes away in each way (5) |
+//!
+//! `make soak-kind` and `make failover-table-kind` run the steps that these are for alone, and longer.
 
 mod e2e {
+    pub(crate) mod chaos;
     pub(crate) mod failures;
     pub(crate) mod install;
     pub(crate) mod isolation;
@@ -21,14 +27,17 @@ mod e2e {
     pub(crate) mod service;
     pub(crate) mod settings;
     pub(crate) mod storage;
-    pub(crate) mod store;
     pub(crate) mod switchover;
     pub(crate) mod world;
+
+    pub(crate) use quorumkv_tests::kind::store;
 }
 
 use std::process::ExitCode;
 
-use e2e::{failures, install, isolation, page, quiet, refusals, service, settings, storage, switchover, world::World};
+use e2e::{
+    chaos, failures, install, isolation, page, quiet, refusals, service, settings, storage, switchover, world::World,
+};
 use libtest_mimic::{Arguments, Trial};
 
 /// The steps named after their functions.
@@ -78,6 +87,8 @@ fn main() -> ExitCode {
         storage::a_persistent_store_keeps_what_it_acknowledged_when_every_pod_is_killed,
         quiet::an_idle_store_changes_no_object,
         quiet::the_operator_counted_no_unexplained_error,
+        chaos::faults_under_load_lose_no_acknowledged_write_and_show_no_stale_read,
+        chaos::a_leader_that_goes_away_is_replaced_in_good_time,
         install::uninstalling_the_operator_leaves_stores_at_work,
     ];
     let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();

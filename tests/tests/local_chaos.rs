@@ -11,29 +11,20 @@
 //! A run takes a minute at most; then the next one begins with a new store and the next seed. Partitions need a
 //! network namespace of their own, and so root: without, that test is shown as ignored, and says why.
 
-use std::{
-    env::VarError,
-    process::ExitCode,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use libtest_mimic::{Arguments, Failed, Trial};
 use quorumkv_tests::{
     chaos::{
         failover::{Departure, TABLE_HEAD, measure},
-        network,
+        network, options,
         run::run,
         schedule::Setup,
     },
     processes::Storage,
 };
 
-/// A run's history is kept in memory until it is checked.
-const LONGEST_RUN: Duration = Duration::from_secs(60);
-/// Less time than this is not worth another store.
-const SHORTEST_RUN: Duration = Duration::from_secs(10);
 /// No failover may take longer, even on a busy machine. What is aimed at is far below.
 const LONGEST_FAILOVER: Duration = Duration::from_secs(15);
 
@@ -90,31 +81,25 @@ fn with_partitions(seed: u64) -> Setup {
 }
 
 async fn faults(test: &str, setup: impl Fn(u64) -> Setup) -> anyhow::Result<()> {
-    let time = Duration::from_secs(number("QUORUMKV_CHAOS_SECONDS", 12)?);
-    let seeds = Seeds::from_environment()?;
-    let began = Instant::now();
-    for number in 0.. {
-        let left = time.saturating_sub(began.elapsed());
-        if number > 0 && left < SHORTEST_RUN {
-            break;
+    let summaries = options::runs(12, "1", |seed, time| {
+        let setup = setup(seed);
+        async move {
+            let again = format!(
+                "QUORUMKV_CHAOS_SEEDS={seed} QUORUMKV_CHAOS_SECONDS={} cargo test --package quorumkv-tests \
+                 --test local_chaos -- {test}",
+                time.as_secs()
+            );
+            let summary = run(setup, seed, time, &again).await?;
+            // The runner has begun a line.
+            println!("\nchaos {summary}");
+            Ok(summary)
         }
-        let (seed, time) = (seeds.get(number), left.min(LONGEST_RUN));
-        let again = format!(
-            "QUORUMKV_CHAOS_SEEDS={seed} QUORUMKV_CHAOS_SECONDS={} cargo test --package quorumkv-tests \
-             --test local_chaos -- {test}",
-            time.as_secs()
-        );
-        let summary = run(setup(seed), seed, time, &again).await?;
-        // The runner has begun a line.
-        println!("\nchaos {summary}");
-        let much = summary.rounds > 0 && summary.acked > 100 && summary.reads > 100 && summary.follower_reads > 100;
-        ensure!(much, "too little happened: {summary}");
-    }
-    Ok(())
+    });
+    summaries.await.map(|_| ())
 }
 
 async fn failover_table() -> anyhow::Result<()> {
-    let times = number("QUORUMKV_FAILOVERS", 4)?;
+    let times = options::number("QUORUMKV_FAILOVERS", 4)?;
     // Stores that are idle most of the time: side by side they disturb each other less than they take.
     let (killed, halted, relieved) = tokio::try_join!(
         measure(Departure::Killed, times),
@@ -127,42 +112,4 @@ async fn failover_table() -> anyhow::Result<()> {
         ensure!(worst <= LONGEST_FAILOVER, "{}: {worst:?} is longer than {LONGEST_FAILOVER:?}", outages.departure);
     }
     Ok(())
-}
-
-enum Seeds {
-    Random,
-    Given(Vec<u64>),
-}
-
-impl Seeds {
-    fn from_environment() -> anyhow::Result<Self> {
-        let text = variable("QUORUMKV_CHAOS_SEEDS")?.unwrap_or_else(|| "1".to_owned());
-        if text == "random" {
-            return Ok(Self::Random);
-        }
-        let seeds = text.split(',').map(|seed| seed.trim().parse::<u64>());
-        let seeds: Result<Vec<u64>, _> = seeds.collect();
-        Ok(Self::Given(seeds.with_context(|| format!("QUORUMKV_CHAOS_SEEDS={text}: numbers with commas, or random"))?))
-    }
-
-    fn get(&self, number: usize) -> u64 {
-        match self {
-            Self::Random => u64::from(rand::random::<u32>()),
-            Self::Given(seeds) => seeds[number % seeds.len()],
-        }
-    }
-}
-
-fn number<T: FromStr>(name: &str, default: T) -> anyhow::Result<T> {
-    let Some(text) = variable(name)? else { return Ok(default) };
-    text.parse().ok().with_context(|| format!("{name}={text}: a number is needed"))
-}
-
-fn variable(name: &str) -> anyhow::Result<Option<String>> {
-    match std::env::var(name) {
-        Ok(text) if text.is_empty() => Ok(None),
-        Ok(text) => Ok(Some(text)),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(error) => Err(error).context(name.to_owned()),
-    }
 }

@@ -57,7 +57,8 @@ impl<'a> Copies<'a> {
     }
 }
 
-fn leader_of_all(states: &[NodeState], settings: Settings) -> anyhow::Result<&NodeState> {
+/// The leader, if it counts the copy that each of the others has now, under these settings.
+pub(super) fn leader_of_all(states: &[NodeState], settings: Settings) -> anyhow::Result<&NodeState> {
     let leaders: Vec<&NodeState> = states.iter().filter(|state| state.role == Role::Leader).collect();
     let [leader] = leaders[..] else { anyhow::bail!("{} nodes believe that they lead", leaders.len()) };
     ensure!(leader.ready, "{} is not active yet", leader.node.0);

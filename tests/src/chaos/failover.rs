@@ -46,15 +46,15 @@ impl fmt::Display for Departure {
 
 /// Outages of one kind: a row of the table.
 #[derive(Debug, Clone)]
-pub struct Outages {
+pub struct Outages<Way = Departure> {
     /// How the leader went away.
-    pub departure: Departure,
+    pub departure: Way,
     /// From the signal (of a switchover: from the last write that the old leader acknowledged) until another node
     /// acknowledged a write, each time; sorted, never empty.
     pub times: Vec<Duration>,
 }
 
-impl Outages {
+impl<Way> Outages<Way> {
     /// Half of the outages were not longer; the longer of the two in the middle of an even number.
     #[must_use]
     pub fn median(&self) -> Duration {
@@ -72,7 +72,7 @@ impl Outages {
 pub const TABLE_HEAD: &str = "| leader goes away by | times | median until a write is acknowledged | worst |\n\
                               | --- | --- | --- | --- |";
 
-impl fmt::Display for Outages {
+impl<Way: fmt::Display> fmt::Display for Outages<Way> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (median, worst) = (self.median().as_secs_f64(), self.worst().as_secs_f64());
         write!(f, "| {} | {} | {median:.2} s | {worst:.2} s |", self.departure, self.times.len())

@@ -7,14 +7,15 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use quorumkv_api::{Settings, WriteQuorum};
+use quorumkv_api::{NodeId, peer::NodeState};
 
 use super::{
-    copies::Copies,
-    schedule::{FIRST_QUORUM, FOLLOWERS, Schedule, Setup},
+    journal::Journal,
+    schedule::{FIRST_QUORUM, FOLLOWERS, Planned, Schedule, Setup},
     strike::Striker,
 };
 use crate::{
+    client::LabClient,
     follower_reads::FollowerReads,
     history::{Action, Outcome, check_with_content},
     load::{Load, Policy, Report, Running, Target},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// How long the store may take until every copy counts again, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client waits for an answer: longer than the store lets a write wait.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Keys that are written; few, so that each is in use all the time.
@@ -97,16 +98,16 @@ pub async fn run(setup: Setup, seed: u64, time: Duration, again: &str) -> anyhow
     let hosts = if setup.partitions { Hosts::Own } else { Hosts::Shared };
     let mut operator = LocalOperator::start_on(&manifest, hosts).await?;
     let striker = Striker::new(&operator, manifest)?;
-    let outcome = strike_and_check(&operator, &striker, setup, seed, time).await;
+    let outcome = strike_and_check(&striker, Schedule::new(setup, seed), (setup, seed), time).await;
     let told = |error: anyhow::Error| {
         anyhow::anyhow!(
             "chaos {setup}, seed {seed}: {error:#}\nThe same schedule again: {again}\n{}\n{}",
-            striker.journal(),
+            striker.journal().text(),
             operator.output_end(60),
         )
     };
     let summary = outcome.map_err(told)?;
-    let striker_journal = striker.journal();
+    let striker_journal = striker.journal().text();
     ensure!(operator.interrupt().await?.success(), "seed {seed}: the operator ends in good order");
     let left = operator.listeners()?;
     let programs: Vec<_> = left.iter().map(|(_, pid)| std::fs::read_link(format!("/proc/{pid}/exe")).ok()).collect();
@@ -129,35 +130,47 @@ fn first_manifest(setup: Setup) -> Manifest {
     }
 }
 
-fn settings(manifest: &Manifest) -> Settings {
-    let Manifest { write_quorum, delay, write_timeout, .. } = manifest;
-    Settings { write_quorum: WriteQuorum(*write_quorum), delay: *delay, write_timeout: *write_timeout }
+/// A store that faults are carried out on.
+pub(super) trait Arena {
+    /// Speaks to client ports.
+    fn client(&self) -> &LabClient;
+    /// Client URLs of all nodes.
+    fn urls(&self) -> Vec<String>;
+    /// Client URL of one of them.
+    fn url_of(&self, node: &NodeId) -> anyhow::Result<String>;
+    /// Where a load writes.
+    fn target(&self) -> anyhow::Result<Target>;
+    /// Carries out a round, to its end.
+    async fn strike(&self, round: &[Planned]) -> anyhow::Result<()>;
+    /// Waits until every copy counts, under the settings that were asked for last; the leader's state.
+    async fn whole(&self) -> anyhow::Result<NodeState>;
+    /// What was done.
+    fn journal(&self) -> &Journal;
 }
 
-async fn strike_and_check(
-    operator: &LocalOperator,
-    striker: &Striker<'_>,
-    setup: Setup,
-    seed: u64,
+/// Strikes with one round after the other until `time` is over, and checks everything.
+pub(super) async fn strike_and_check(
+    arena: &impl Arena,
+    schedule: Schedule,
+    (setup, seed): (Setup, u64),
     time: Duration,
 ) -> anyhow::Result<Summary> {
-    let copies = Copies::of(operator);
-    let first = copies.all_count(settings(&striker.manifest().await), PATIENCE).await?;
-    let (clients, stubborn) = clients(operator)?;
-    let readers = FollowerReads::start(&operator.urls(), "k", KEYS, CLIENT_TIMEOUT);
+    let first = arena.whole().await?;
+    let (clients, stubborn) = clients(arena)?;
+    let readers = FollowerReads::start(&arena.urls(), "k", KEYS, CLIENT_TIMEOUT);
     clients.acked_more(50, PATIENCE).await?;
 
     let began = Instant::now();
     let mut rounds = 0;
     let mut last = first.clone();
-    for round in Schedule::new(setup, seed) {
+    for round in schedule {
         if began.elapsed() >= time {
             break;
         }
-        striker.strike(&round).await?;
-        last = copies.all_count(settings(&striker.manifest().await), PATIENCE).await?;
+        arena.strike(&round).await?;
+        last = arena.whole().await?;
         clients.acked_more(30, PATIENCE).await.context("writes go on after a round")?;
-        striker.note(&format!("every copy counts in epoch {}", last.epoch));
+        arena.journal().note(&format!("every copy counts in epoch {}", last.epoch));
         rounds += 1;
     }
 
@@ -170,7 +183,7 @@ async fn strike_and_check(
         seed,
         setup,
         rounds,
-        faults: striker.kinds(),
+        faults: arena.journal().kinds(),
         acked: report.acked(),
         unknown: report.operations.iter().filter(|operation| is_unknown(&operation.action)).count(),
         reads: report.reads(),
@@ -180,7 +193,7 @@ async fn strike_and_check(
         elapsed: report.elapsed,
     };
     report.operations.extend(follower_reads);
-    check(operator, &report).await?;
+    check(arena, &arena.url_of(&last.node)?, &report).await?;
     Ok(summary)
 }
 
@@ -190,10 +203,10 @@ const fn is_unknown(action: &Action) -> bool {
 
 /// Clients that follow the leader, and for each node one that never leaves it: it is there when a leader that
 /// was replaced without noticing wakes up.
-fn clients(operator: &LocalOperator) -> anyhow::Result<(Running, Vec<Running>)> {
-    let following = Load::new(operator.target()).clients(6).keys("k", KEYS).reads_percent(50).request_ids();
+fn clients(arena: &impl Arena) -> anyhow::Result<(Running, Vec<Running>)> {
+    let following = Load::new(arena.target()?).clients(6).keys("k", KEYS).reads_percent(50).request_ids();
     let following = following.policy(Policy::Follow { patience: PATIENCE }).timeout(CLIENT_TIMEOUT).start()?;
-    let stubborn = operator.urls().into_iter().map(|url| {
+    let stubborn = arena.urls().into_iter().map(|url| {
         let load = Load::new(Target::new(&url, [&url])).keys("k", KEYS).reads_percent(80);
         load.timeout(CLIENT_TIMEOUT).start()
     });
@@ -202,13 +215,12 @@ fn clients(operator: &LocalOperator) -> anyhow::Result<(Running, Vec<Running>)> 
 
 /// No acknowledged write is lost, no read was stale, and all replicas are equal. The history comes first: it says
 /// which write is lost where replicas only differ.
-async fn check(operator: &LocalOperator, report: &Report) -> anyhow::Result<()> {
-    let (leader, _) = operator.leader().await?;
-    let content = operator.client().final_values(&leader).await?;
+async fn check(arena: &impl Arena, leader: &str, report: &Report) -> anyhow::Result<()> {
+    let content = arena.client().final_values(leader).await?;
     check_with_content(&report.operations, &content)?;
     wait::until("all replicas are equal", PATIENCE, || async {
-        for url in operator.urls() {
-            let found = operator.client().final_values(&url).await?;
+        for url in arena.urls() {
+            let found = arena.client().final_values(&url).await?;
             let differs = |key: &&String| found.get(*key) != content.get(*key);
             let keys: Vec<&String> = found.keys().chain(content.keys()).filter(differs).take(5).collect();
             ensure!(keys.is_empty(), "{url} differs from the leader {leader} in {keys:?}");

@@ -60,6 +60,8 @@ pub type Round = Vec<Planned>;
 #[derive(Debug)]
 pub struct Schedule {
     setup: Setup,
+    /// Whether the manager can end without its nodes.
+    manager_apart: bool,
     rng: StdRng,
     quorum: u8,
 }
@@ -68,7 +70,13 @@ impl Schedule {
     /// The schedule that belongs to this seed, for a store of [`FOLLOWERS`] that begins with [`FIRST_QUORUM`].
     #[must_use]
     pub fn new(setup: Setup, seed: u64) -> Self {
-        Self { setup, rng: StdRng::seed_from_u64(seed), quorum: FIRST_QUORUM }
+        Self { setup, manager_apart: false, rng: StdRng::seed_from_u64(seed), quorum: FIRST_QUORUM }
+    }
+
+    /// The schedule for a store whose nodes do not end with their manager.
+    #[must_use]
+    pub fn with_manager_apart(self) -> Self {
+        Self { manager_apart: true, ..self }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -148,8 +156,12 @@ impl Schedule {
             // Either quorum may be in force when a copy is lost.
             covered = covered.min(covered_losses(self.quorum));
         }
-        let (endings, manager_ends) = self.endings(covered);
+        let (endings, mut manager_ends) = self.endings(covered);
         faults.extend(endings);
+        if self.manager_apart && !manager_ends && self.chance(15) {
+            faults.push(Fault::KillManager);
+            manager_ends = true;
+        }
         if self.setup.partitions && self.chance(75) {
             faults.push(self.cut());
         }
@@ -237,6 +249,17 @@ mod tests {
                 let hit: usize = round.iter().map(|planned| hits(&planned.fault)).sum();
                 assert!(hit <= 5, "{setup}, seed {seed}: {round:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_manager_that_is_apart_ends_whatever_the_storage_and_is_not_paused_then() {
+        for setup in SETUPS {
+            let rounds = Schedule::new(setup, 1).with_manager_apart().take(300);
+            let of = |round: &Round, kind: &str| round.iter().any(|planned| planned.fault.kind() == kind);
+            let ends: Vec<Round> = rounds.filter(|round| of(round, "kill manager")).collect();
+            assert!(ends.len() > 10, "{setup}: {} times", ends.len());
+            assert!(!ends.iter().any(|round| of(round, "pause manager")), "{setup}");
         }
     }
 

@@ -1,16 +1,10 @@
 //! One round of faults, carried out.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-    path::Path,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, fs, path::Path, sync::Mutex, time::Duration};
 
 use anyhow::{Context, ensure};
-use futures::future::{join_all, try_join_all};
-use quorumkv_api::lab::{Role, StatusReply};
+use futures::future::try_join_all;
+use quorumkv_api::{NodeId, Settings, WriteQuorum, peer::NodeState};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, kill_process},
@@ -18,12 +12,17 @@ use rustix::{
 use tokio::time::sleep;
 
 use super::{
+    copies::Copies,
     faults::{Fault, Others, Victim, Way},
+    journal::Journal,
     network::{Network, Place},
+    run::{self, Arena},
     schedule::Planned,
+    victims::Victims,
 };
 use crate::{
     client::LabClient,
+    load::Target,
     processes::{LocalOperator, Manifest},
     wait,
 };
@@ -39,55 +38,63 @@ pub(super) struct Striker<'a> {
     network: Network,
     /// What was saved last.
     manifest: tokio::sync::Mutex<Manifest>,
-    /// Impatient: a halted node must not hold up the search for a victim.
-    client: LabClient,
-    began: Instant,
-    journal: Mutex<Vec<String>>,
-    kinds: Mutex<BTreeMap<&'static str, usize>>,
+    victims: Victims,
+    journal: Journal,
 }
 
 impl<'a> Striker<'a> {
     pub(super) fn new(operator: &'a LocalOperator, manifest: Manifest) -> anyhow::Result<Self> {
-        let client = LabClient::new(Duration::from_millis(300))?;
-        let (network, journal, kinds) = Default::default();
-        let manifest = tokio::sync::Mutex::new(manifest);
-        Ok(Self { operator, network, manifest, client, began: Instant::now(), journal, kinds })
+        let (network, journal, manifest) = (Network::default(), Journal::default(), tokio::sync::Mutex::new(manifest));
+        Ok(Self { operator, network, manifest, victims: Victims::new()?, journal })
     }
 
-    /// What was done so far, a line each.
-    pub(super) fn journal(&self) -> String {
-        self.journal.lock().expect("nobody panics while writing it").join("\n")
+    fn note(&self, what: &str) {
+        self.journal.note(what);
+    }
+}
+
+impl Arena for Striker<'_> {
+    fn client(&self) -> &LabClient {
+        self.operator.client()
     }
 
-    /// How often each kind of fault struck.
-    pub(super) fn kinds(&self) -> BTreeMap<&'static str, usize> {
-        self.kinds.lock().expect("nobody panics while counting").clone()
+    fn urls(&self) -> Vec<String> {
+        self.operator.urls()
     }
 
-    /// The manifest that was saved last.
-    pub(super) async fn manifest(&self) -> Manifest {
-        self.manifest.lock().await.clone()
+    fn url_of(&self, node: &NodeId) -> anyhow::Result<String> {
+        Ok(format!("http://{}", node.0))
     }
 
-    pub(super) fn note(&self, what: &str) {
-        let line = format!("{:8.3} s  {what}", self.began.elapsed().as_secs_f64());
-        self.journal.lock().expect("nobody panics while writing it").push(line);
+    fn target(&self) -> anyhow::Result<Target> {
+        Ok(self.operator.target())
+    }
+
+    async fn whole(&self) -> anyhow::Result<NodeState> {
+        let settings = settings(&*self.manifest.lock().await);
+        Copies::of(self.operator).all_count(settings, run::PATIENCE).await
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Carries out a round. Afterwards every halted process goes on, no packet is lost, and whatever was killed
     /// has ended.
-    pub(super) async fn strike(&self, round: &[Planned]) -> anyhow::Result<()> {
+    async fn strike(&self, round: &[Planned]) -> anyhow::Result<()> {
         let hit = Mutex::new(HashSet::new());
         let faults = round.iter().map(|planned| async {
             sleep(planned.after).await;
             let fault = planned.fault;
-            *self.kinds.lock().expect("nobody panics while counting").entry(fault.kind()).or_default() += 1;
+            self.journal.count(fault.kind());
             self.carry_out(fault, &hit).await.with_context(|| fault.to_string())
         });
         try_join_all(faults).await?;
         Ok(())
     }
+}
 
+impl Striker<'_> {
     async fn carry_out(&self, fault: Fault, hit: &Mutex<HashSet<String>>) -> anyhow::Result<()> {
         match fault {
             Fault::Kill(victim) => self.end(&self.choose(victim, hit).await?, Signal::KILL, fault).await,
@@ -98,7 +105,7 @@ impl<'a> Striker<'a> {
                 self.kill_halted(vec![url], 1, fault).await
             }
             Fault::KillAll { volumes } => {
-                let (leader, others) = self.leader_and_others().await;
+                let (leader, others) = self.victims.leader_and_others(self.urls()).await;
                 let urls = leader.into_iter().chain(others).collect();
                 self.kill_halted(urls, usize::from(volumes), fault).await
             }
@@ -175,7 +182,7 @@ impl<'a> Striker<'a> {
 
     /// Saves the wish that another node leads. It may be refused: much else goes on.
     async fn switch_over(&self, number: usize, fault: Fault) -> anyhow::Result<()> {
-        let (_, others) = self.leader_and_others().await;
+        let (_, others) = self.victims.leader_and_others(self.urls()).await;
         let url = &others[number % others.len()];
         self.note(&format!("{fault}: to {url}"));
         let wanted = Some(url.trim_start_matches("http://").to_owned());
@@ -190,41 +197,15 @@ impl<'a> Striker<'a> {
         self.operator.save(&manifest.to_string())
     }
 
-    /// Finds a node that this round has not hit yet, so that each of its losses is another copy's.
+    /// A node that this round has not hit yet.
     async fn choose(&self, victim: Victim, hit: &Mutex<HashSet<String>>) -> anyhow::Result<String> {
-        let (leader, others) = self.leader_and_others().await;
-        let mut hit = hit.lock().expect("nobody panics while choosing");
-        let free = |url: &String| !hit.contains(url);
-        let others: Vec<String> = others.into_iter().filter(free).collect();
-        let (chosen, number) = match victim {
-            Victim::Leader => (leader.filter(free), 0),
-            Victim::Follower(number) => (None, number),
-        };
-        let other = || others.get(number % others.len().max(1)).cloned();
-        let chosen = chosen.or_else(other).context("a round hits fewer nodes than there are")?;
-        hit.insert(chosen.clone());
-        Ok(chosen)
-    }
-
-    /// Whoever leads the highest epoch, active or not yet, and the other nodes.
-    async fn leader_and_others(&self) -> (Option<String>, Vec<String>) {
-        let mut urls = self.operator.urls();
-        let statuses = join_all(urls.iter().map(|url| self.client.status(url))).await;
-        let leader = leader_among(&urls, &statuses).cloned();
-        urls.retain(|url| Some(url) != leader.as_ref());
-        (leader, urls)
+        self.victims.choose(self.urls(), victim, hit).await
     }
 
     /// The process of a node, awaited if it is just being started again.
     async fn process_at(&self, url: &str) -> anyhow::Result<Pid> {
         wait::until("the process of a node", PATIENCE, || async { self.operator.node_pid(url) }).await
     }
-}
-
-fn leader_among<'a>(urls: &'a [String], statuses: &[anyhow::Result<StatusReply>]) -> Option<&'a String> {
-    let answers = urls.iter().zip(statuses).filter_map(|(url, status)| Some((url, status.as_ref().ok()?)));
-    let leaders = answers.filter(|(_, status)| status.role == Role::Leader);
-    leaders.max_by_key(|(_, status)| status.epoch).map(|(url, _)| url)
 }
 
 /// Sends a signal; a process that another fault has ended needs none.
@@ -274,4 +255,9 @@ fn empty(folder: &Path) -> anyhow::Result<()> {
         fs::remove_file(entry?.path()).with_context(|| folder.display().to_string())?;
     }
     Ok(())
+}
+
+fn settings(manifest: &Manifest) -> Settings {
+    let Manifest { write_quorum, delay, write_timeout, .. } = manifest;
+    Settings { write_quorum: WriteQuorum(*write_quorum), delay: *delay, write_timeout: *write_timeout }
 }

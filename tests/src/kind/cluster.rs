@@ -9,12 +9,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Config,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::command::{Command, CommandError};
 
@@ -33,8 +35,28 @@ pub struct Kind {
     kubeconfig: PathBuf,
     /// Speaks to its API server.
     pub client: Client,
+    /// What runs its machines, once that was found out.
+    engine: Arc<OnceCell<&'static str>>,
     /// Held by whoever uses the cluster: one run of the tests at a time, of whichever checkout.
     _lock: Arc<File>,
+}
+
+/// A container of a pod, in one of its runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    machine: String,
+    id: String,
+}
+
+/// A machine of the cluster, which is a container too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// An address at which it is reached from here.
+    pub address: String,
+    /// The addresses of its pods, such as `10.244.0.0/24`.
+    pub pods: String,
 }
 
 /// Names of the images that were loaded.
@@ -86,7 +108,8 @@ impl Kind {
             .await?;
         let client = connect(&kubeconfig).await?;
         let tools = cache()?.join("bin");
-        Ok(Self { name: name.to_owned(), root, tools, kubeconfig, client, _lock: Arc::new(lock) })
+        let engine = Arc::default();
+        Ok(Self { name: name.to_owned(), root, tools, kubeconfig, client, engine, _lock: Arc::new(lock) })
     }
 
     /// Builds the images of this checkout and puts them onto the cluster's node. With `binaries`, from the
@@ -199,24 +222,71 @@ impl Kind {
             .await
     }
 
+    /// The container of a pod that has one, as it runs now.
+    ///
+    /// # Errors
+    /// When nothing runs in the pod.
+    pub async fn container(&self, namespace: &str, pod: &str) -> anyhow::Result<Container> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let found = pods.get(pod).await.with_context(|| format!("get pod {pod}"))?;
+        let statuses = found.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        let running =
+            statuses.into_iter().find(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+        let id = running.and_then(|status| status.container_id);
+        let id = id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("no container runs")?.to_owned();
+        let machine = found.spec.and_then(|spec| spec.node_name).context("the pod is on no machine")?;
+        Ok(Container { machine, id })
+    }
+
+    /// Sends a signal, such as `SIGSTOP`, to the process of a container, found by the container's id.
+    ///
+    /// # Errors
+    /// When it is gone, or its machine cannot be entered.
+    pub async fn signal_container(&self, container: &Container, signal: &str) -> Result<(), CommandError> {
+        let Container { machine, id } = container;
+        self.on_machine(machine, ["ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", signal, id])
+            .await
+            .output()
+            .await?;
+        Ok(())
+    }
+
     /// Sends a signal, such as `SIGSTOP`, to the process of a pod with one container.
     ///
     /// # Errors
     /// When nothing runs in the pod, or the cluster's node cannot be entered.
     pub async fn signal(&self, namespace: &str, pod: &str, signal: &str) -> anyhow::Result<()> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let found = pods.get(pod).await.with_context(|| format!("get pod {pod}"))?;
-        let statuses = found.status.and_then(|status| status.container_statuses).unwrap_or_default();
-        let id = statuses.into_iter().find_map(|status| status.container_id);
-        let id = id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("no container runs")?.to_owned();
-        let machine = found.spec.and_then(|spec| spec.node_name).context("the pod is on no machine")?;
+        Ok(self.signal_container(&self.container(namespace, pod).await?, signal).await?)
+    }
+
+    /// A program on one of the cluster's machines, ready to run.
+    pub async fn on_machine<Argument: AsRef<OsStr>>(
+        &self,
+        machine: &str,
+        program: impl IntoIterator<Item = Argument>,
+    ) -> Command {
         // kind's machines are containers, of one engine or the other.
-        let podman = Command::new("podman").args(["container", "exists", &machine]).output().await.is_ok();
-        Command::new(if podman { "podman" } else { "docker" })
-            .args(["exec", &machine, "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", signal, &id])
-            .output()
-            .await?;
-        Ok(())
+        let find = || async {
+            let podman = Command::new("podman").args(["container", "exists", machine]).output().await.is_ok();
+            if podman { "podman" } else { "docker" }
+        };
+        let engine = *self.engine.get_or_init(find).await;
+        Command::new(engine).args(["exec", "--interactive", machine]).args(program)
+    }
+
+    /// The cluster's machines.
+    ///
+    /// # Errors
+    /// When the API server does not tell them.
+    pub async fn machines(&self) -> anyhow::Result<Vec<Machine>> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await.context("list the cluster's nodes")?;
+        let machine = |node: Node| {
+            let addresses = node.status?.addresses?;
+            let address = addresses.into_iter().find(|address| address.type_ == "InternalIP")?.address;
+            Some(Machine { name: node.metadata.name?, address, pods: node.spec?.pod_cidr? })
+        };
+        Ok(nodes.into_iter().filter_map(machine).collect())
     }
 
     /// Deletes the cluster.

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
 use quorumkv_tests::{
     history::{self, Moment},
-    kind::command::Command,
+    kind::{command::Command, operator},
     load::{Report, Running},
 };
 use serde_json::json;
@@ -133,28 +131,17 @@ pub(crate) async fn the_operator_restarts_amid_a_change_and_disturbs_nothing(wor
     Ok(())
 }
 
-/// It cannot finish what it began, nor give back its Lease. A pod that is only deleted, even by force, works on
-/// for two seconds; a process that is only killed is started again in its pod, and has its Lease still. One that
-/// is stopped does nothing until the deletion of its pod kills it.
 pub(crate) async fn kill_operator(store: &Store) -> anyhow::Result<()> {
-    let pod = operator_pod(store).await?;
-    store.kind.signal(SYSTEM, &pod, "SIGSTOP").await?;
-    let delete = ["--namespace", SYSTEM, "delete", "pod", &pod, "--grace-period=0", "--force", "--wait=false"];
-    store.kind.kubectl(delete).output().await?;
-    Ok(())
+    operator::kill(&store.kind, SYSTEM).await
 }
 
 /// The operator's only pod.
 pub(crate) async fn operator_pod(store: &Store) -> anyhow::Result<String> {
-    let pods: Api<Pod> = Api::namespaced(store.kind.client.clone(), SYSTEM);
-    let found = pods.list(&ListParams::default().labels("app.kubernetes.io/component=operator")).await?;
-    found.items.into_iter().find_map(|pod| pod.metadata.name).context("there is no operator pod")
+    operator::pod(&store.kind, SYSTEM).await
 }
 
 pub(crate) async fn until_operator_is_up(store: &Store) -> anyhow::Result<()> {
-    let rollout = ["--namespace", SYSTEM, "rollout", "status", "deployment/quorumkv-operator", "--timeout=60s"];
-    store.kind.kubectl(rollout).within(Duration::from_secs(65)).output().await?;
-    Ok(())
+    operator::until_up(&store.kind, SYSTEM).await
 }
 
 async fn measure(load: &Running, name: String, expected_ms: f64) -> anyhow::Result<Phase> {

@@ -14,9 +14,12 @@ use std::{
 use anyhow::anyhow;
 use futures::{FutureExt as _, future::BoxFuture};
 use libtest_mimic::Failed;
-use quorumkv_tests::kind::{
-    cluster::{Images, Kind},
-    diagnose,
+use quorumkv_tests::{
+    chaos::options,
+    kind::{
+        cluster::{Images, Kind},
+        diagnose,
+    },
 };
 use serde_json::json;
 use tokio::{runtime::Runtime, sync::OnceCell};
@@ -87,12 +90,13 @@ impl World {
                 return Err(format!("{error:#}").into());
             }
             let began = Instant::now();
-            let outcome = tokio::time::timeout(STEP_LIMIT, AssertUnwindSafe(step(self)).catch_unwind()).await;
+            let limit = STEP_LIMIT + asked_for()?;
+            let outcome = tokio::time::timeout(limit, AssertUnwindSafe(step(self)).catch_unwind()).await;
             let error = match outcome {
                 Ok(Ok(Ok(()))) => return Ok(()),
                 Ok(Ok(Err(error))) => format!("{error:#}"),
                 Ok(Err(panic)) => text_of(&*panic),
-                Err(_) => format!("the step did not end within {STEP_LIMIT:?}"),
+                Err(_) => format!("the step did not end within {limit:?}"),
             };
             let after = began.elapsed();
             Err(format!("after {after:.1?}: {error}\n{}", self.describe().await).into())
@@ -196,6 +200,13 @@ impl World {
         }
         diagnose::describe(kind, SYSTEM, &[FIRST, SECOND]).await
     }
+}
+
+/// Time for more chaos and failovers than there are by default.
+fn asked_for() -> Result<Duration, Failed> {
+    let seconds: u32 = options::number("QUORUMKV_CHAOS_SECONDS", 0).map_err(Failed::from)?;
+    let failovers: u32 = options::number("QUORUMKV_FAILOVERS", 0).map_err(Failed::from)?;
+    Ok(2 * Duration::from_secs(1) * seconds + Duration::from_mins(1) * failovers)
 }
 
 async fn get<'a, T>(

@@ -6,42 +6,58 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use kube::{Api, api::DynamicObject};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams},
+};
 use quorumkv_api::CLIENT_PORT;
-use quorumkv_tests::{
+use serde_json::{Value, json};
+
+use super::{
+    cluster::Kind,
+    objects::{self, PodSeen},
+    tunnel::Tunnel,
+};
+use crate::{
     client::LabClient,
-    kind::{
-        cluster::Kind,
-        objects::{self, PodSeen},
-        tunnel::Tunnel,
-    },
     load::{Load, Target},
     wait::until,
 };
-use serde_json::{Value, json};
 
 /// Longer than a write may take by its own timeout.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// A KvCluster of this name.
 #[derive(Clone)]
-pub(crate) struct Store {
-    pub(crate) kind: Kind,
-    pub(crate) namespace: &'static str,
-    pub(crate) name: &'static str,
+pub struct Store {
+    /// Where it is.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: &'static str,
+    /// Its name.
+    pub name: &'static str,
 }
 
 impl Store {
-    pub(crate) fn new(kind: &Kind, namespace: &'static str, name: &'static str) -> Self {
+    /// Names it; makes nothing.
+    #[must_use]
+    pub fn new(kind: &Kind, namespace: &'static str, name: &'static str) -> Self {
         Self { kind: kind.clone(), namespace, name }
     }
 
     /// `kubectl apply` of the KvCluster.
-    pub(crate) async fn apply(&self, spec: Value) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn apply(&self, spec: Value) -> anyhow::Result<()> {
         self.kind.apply(&self.manifest(spec)).await?;
         Ok(())
     }
 
-    pub(crate) fn manifest(&self, spec: Value) -> Value {
+    /// The KvCluster with this spec.
+    #[must_use]
+    pub fn manifest(&self, spec: Value) -> Value {
         json!({
             "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
             "metadata": {"name": self.name, "namespace": self.namespace},
@@ -50,19 +66,28 @@ impl Store {
     }
 
     /// `kubectl` in its namespace.
-    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         Ok(self.kind.kubectl(["--namespace", self.namespace]).args(arguments).output().await?)
     }
 
     /// `kubectl patch` of the spec, as the documentation shows it.
-    pub(crate) async fn patch(&self, spec: Value) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn patch(&self, spec: Value) -> anyhow::Result<()> {
         let patch = json!({"spec": spec}).to_string();
         self.kubectl(&["patch", &format!("kvc/{}", self.name), "--type=merge", "--patch", &patch]).await?;
         Ok(())
     }
 
     /// `kubectl wait` until the field of the status has that value; how long it took.
-    pub(crate) async fn wait_for_status(
+    ///
+    /// # Errors
+    /// When it does not get it in time.
+    pub async fn wait_for_status(
         &self,
         field: &str,
         value: impl std::fmt::Display,
@@ -75,21 +100,34 @@ impl Store {
         Ok(began.elapsed())
     }
 
-    pub(crate) fn api(&self) -> Api<DynamicObject> {
+    /// KvClusters of its namespace.
+    #[must_use]
+    pub fn api(&self) -> Api<DynamicObject> {
         objects::kvclusters(&self.kind.client, self.namespace)
     }
 
-    pub(crate) async fn get(&self) -> anyhow::Result<DynamicObject> {
+    /// The KvCluster as it is.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn get(&self) -> anyhow::Result<DynamicObject> {
         self.api().get(self.name).await.with_context(|| format!("get kvc/{} in {}", self.name, self.namespace))
     }
 
-    pub(crate) async fn pods(&self) -> anyhow::Result<BTreeMap<String, PodSeen>> {
+    /// Its pods, by name.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn pods(&self) -> anyhow::Result<BTreeMap<String, PodSeen>> {
         objects::pods(&self.kind.client, self.namespace, self.name).await
     }
 
     /// Waits until it is Ready by the present spec with every follower caught up and counted, and says so in
     /// everything that people and Services go by.
-    pub(crate) async fn until_complete(&self, limit: Duration) -> anyhow::Result<DynamicObject> {
+    ///
+    /// # Errors
+    /// When it does not become so in time; the message says what is missing.
+    pub async fn until_complete(&self, limit: Duration) -> anyhow::Result<DynamicObject> {
         let what = format!("KvCluster {}/{} Ready with all followers", self.namespace, self.name);
         until(&what, limit, || async {
             let cluster = self.get().await?;
@@ -101,46 +139,83 @@ impl Store {
     }
 
     /// The pod that leads, by the status.
-    pub(crate) async fn leader(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// When the status names none.
+    pub async fn leader(&self) -> anyhow::Result<String> {
         let cluster = self.get().await?;
         Ok(cluster.data["status"]["leader"].as_str().context("the status names no leader")?.to_owned())
     }
 
     /// A pod that follows.
-    pub(crate) async fn a_follower(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn a_follower(&self) -> anyhow::Result<String> {
         let leader = self.leader().await?;
         self.pods().await?.into_keys().find(|name| *name != leader).context("there are no followers")
     }
 
     /// `kubectl delete pod`, without waiting for its end.
-    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
         self.kubectl(&["delete", "pod", name, "--wait=false"]).await?;
         Ok(())
     }
 
     /// To the Service that stands for the leader.
-    pub(crate) async fn service(&self) -> anyhow::Result<Tunnel> {
+    ///
+    /// # Errors
+    /// When no port of this machine can be had.
+    pub async fn service(&self) -> anyhow::Result<Tunnel> {
         let open = Tunnel::to_service(&self.kind.client, self.namespace, self.name, CLIENT_PORT);
         open.await.context("open a tunnel to the Service")
     }
 
-    pub(crate) async fn pod(&self, name: &str) -> anyhow::Result<Tunnel> {
+    /// To one pod.
+    ///
+    /// # Errors
+    /// When no port of this machine can be had.
+    pub async fn pod(&self, name: &str) -> anyhow::Result<Tunnel> {
         let open = Tunnel::to_pod(&self.kind.client, self.namespace, name, CLIENT_PORT);
         open.await.with_context(|| format!("open a tunnel to pod {name}"))
     }
 
     /// Clients that know nothing but the Service: they are never sent to a pod's own address.
-    pub(crate) fn load(&self, service: &Tunnel, clients: usize) -> Load {
+    #[must_use]
+    pub fn load(&self, service: &Tunnel, clients: usize) -> Load {
         let target = Target::new(service.url(), [service.url()]).translated(|_| None);
         Load::new(target).clients(clients).keys(format!("load-{}", rand::random::<u32>()), 8).timeout(ANSWER_LIMIT)
     }
 
-    pub(crate) fn client(&self) -> anyhow::Result<LabClient> {
+    /// An HTTP client with time enough for every write.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn client(&self) -> anyhow::Result<LabClient> {
         LabClient::new(ANSWER_LIMIT)
     }
 
+    /// What its nodes present to each other.
+    ///
+    /// # Errors
+    /// When it has no Secret.
+    pub async fn peer_token(&self) -> anyhow::Result<String> {
+        let secrets: Api<Secret> = Api::namespaced(self.kind.client.clone(), self.namespace);
+        let instance = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
+        let found = secrets.list(&instance).await.context("list Secrets")?;
+        let token =
+            found.into_iter().find_map(|secret| secret.data?.remove("token")).context("no Secret has a token")?;
+        String::from_utf8(token.0).context("a token is text")
+    }
+
     /// Every pod is the same run of the same pod as before.
-    pub(crate) async fn ensure_same_runs(&self, before: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When one is not.
+    pub async fn ensure_same_runs(&self, before: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
         let runs = |pods: &BTreeMap<String, PodSeen>| -> BTreeMap<String, (String, i32)> {
             pods.iter().map(|(name, pod)| (name.clone(), (pod.uid.clone(), pod.restarts))).collect()
         };
