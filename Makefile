@@ -4,10 +4,10 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak failover-table lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind recovery-table lint crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Run examples/kvcluster.yaml as six local processes, without Kubernetes; Ctrl-C ends them
 	cargo build --release --locked --bin quorumkv-node --bin quorumkv-operator
@@ -24,6 +24,15 @@ soak: ## Chaos on local processes, in memory, on disk, with partitions: MINUTES=
 
 failover-table: ## How long no write is taken when the leader goes away, TIMES=20 times in each way
 	QUORUMKV_FAILOVERS=$(or $(TIMES),20) cargo test --locked --package quorumkv-tests --test local_chaos -- leader
+
+soak-kind: ## Chaos on a kind cluster, in memory and on volumes: MINUTES=5 (or SECONDS), SEEDS=1,2,... (random if none)
+	QUORUMKV_CHAOS_SECONDS=$(or $(SECONDS),$$(($(or $(MINUTES),5) * 60))) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --package quorumkv-tests --test e2e_kind -- chaos::faults
+
+failover-table-kind: ## The same table on a kind cluster, TIMES=20 times in each way
+	QUORUMKV_FAILOVERS=$(or $(TIMES),20) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --package quorumkv-tests --test e2e_kind -- chaos::a_leader
+
+recovery-table: ## How a follower with KEYS=1000000 comes back while its leader takes writes
+	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --package quorumkv-tests --test local_recovery
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh

@@ -1,17 +1,20 @@
 //! What the tests and the lab's programs are made of.
 //!
-//! [`load`] writes and reads like many clients and remembers it, [`follower_reads`] reads from every node;
-//! [`history`] tells whether a correct store could have answered so. [`processes`] runs nodes, and the operator's
-//! local mode, as processes of this machine, [`chaos`] strikes them, [`browser`] looks at its page. [`client`] speaks
-//! to the client port, [`wait`] waits for conditions. [`lab`] holds the lab's programs.
+//! [`load`] writes and reads like many clients and remembers it, [`follower_reads`] reads from every node, [`fill`]
+//! only writes much; [`history`] tells whether a correct store could have answered so. [`processes`] runs nodes, and
+//! the operator's local mode, as processes of this machine, [`kind`] runs them on Kubernetes; [`chaos`] strikes both,
+//! [`recovery`] watches a node come back. [`client`] speaks to the client port, [`wait`] waits for conditions.
+//! [`browser`] looks at the page, [`lab`] holds the lab's programs.
 
 pub mod browser;
 pub mod chaos;
 pub mod client;
+pub mod fill;
 pub mod follower_reads;
 pub mod history;
 pub mod kind;
 pub mod lab;
 pub mod load;
 pub mod processes;
+pub mod recovery;
 pub mod wait;

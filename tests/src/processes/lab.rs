@@ -1,6 +1,6 @@
 //! A leader with static followers, as in the classroom lab.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
+    Storage,
     ports::PortBlock,
     programs,
     running::{Launch, Process, print_on_failure},
@@ -35,6 +36,8 @@ pub struct LabOptions {
     pub log_entries: Option<u32>,
     /// Token of the peer ports.
     pub peer_token: Option<String>,
+    /// Where the nodes keep their data.
+    pub storage: Storage,
 }
 
 impl Default for LabOptions {
@@ -46,6 +49,7 @@ impl Default for LabOptions {
             write_timeout: Duration::from_secs(5),
             log_entries: None,
             peer_token: None,
+            storage: Storage::Memory,
         }
     }
 }
@@ -57,7 +61,7 @@ pub struct Lab {
     ports: PortBlock,
     client: LabClient,
     peer: PeerClient,
-    /// Holds the logs; goes last.
+    /// Holds logs and data; goes last.
     _folder: TempDir,
 }
 
@@ -82,12 +86,12 @@ impl Lab {
     pub fn prepare(options: &LabOptions) -> anyhow::Result<Self> {
         let ports = PortBlock::take()?;
         let program = programs::node()?;
-        let folder = tempfile::tempdir().context("a folder for logs")?;
+        let folder = tempfile::tempdir().context("a folder for logs and data")?;
         let launch = |index: usize| Launch {
             name: if index == 0 { "leader".to_owned() } else { format!("follower{index}") },
             program: program.clone(),
             arguments: Vec::new(),
-            environment: environment(options, &ports, index),
+            environment: environment(options, &ports, index, folder.path()),
         };
         let nodes = (0..=options.followers).map(|index| Process::new(launch(index), folder.path())).collect();
         let peer = PeerClient::new(options.peer_token.clone(), Duration::from_secs(10)).context("an HTTP client")?;
@@ -249,8 +253,8 @@ fn metrics_port(ports: &PortBlock, index: usize) -> u16 {
 }
 
 /// Only the leader is told of settings and followers, as in the lab's compose file.
-fn environment(options: &LabOptions, ports: &PortBlock, index: usize) -> Vec<(String, String)> {
-    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, peer_token } = options;
+fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &Path) -> Vec<(String, String)> {
+    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, peer_token, storage } = options;
     let followers = 1..=*followers;
     let mut variables = vec![
         ("BIND_ADDRESS", "127.0.0.1".to_owned()),
@@ -273,6 +277,10 @@ fn environment(options: &LabOptions, ports: &PortBlock, index: usize) -> Vec<(St
             ("MAX_DELAY", delay.max.as_secs_f64().to_string()),
             ("WRITE_TIMEOUT", format_duration(*write_timeout)),
         ]);
+    }
+    if *storage == Storage::Persistent {
+        let data = folder.join(format!("data{index}")).display().to_string();
+        variables.extend([("STORAGE", "persistent".to_owned()), ("DATA_DIR", data)]);
     }
     variables.extend(log_entries.map(|entries| ("LOG_ENTRIES", entries.to_string())));
     variables.extend(peer_token.clone().map(|token| ("PEER_TOKEN", token)));
