@@ -47,7 +47,7 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
-    /// An earlier object of that name is still going away.
+    /// An earlier object of that name, or the namespace, is still going away.
     #[error("{kind} {name} is being deleted")]
     BeingDeleted {
         /// Its kind.
@@ -55,6 +55,9 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
+    /// The KvCluster was deleted meanwhile: nothing is made for it any more.
+    #[error("the KvCluster is gone")]
+    Gone,
     /// The Secret is there but holds no token.
     #[error("Secret {0} holds no token: delete it and the pods, and a new one is made")]
     NoToken(String),
@@ -74,6 +77,20 @@ fn refused(attempt: &'static str, name: &str) -> impl FnOnce(kube::Error) -> App
     move |source| ApplyError::Kubernetes { attempt, name: name.to_owned(), source: Box::new(source) }
 }
 
+/// The same for what is made in this namespace: in one that is going away nothing can be made.
+fn not_made<'a>(
+    attempt: &'static str,
+    name: &'a str,
+    namespace: &'a str,
+) -> impl FnOnce(kube::Error) -> ApplyError + use<'a> {
+    move |source| match &source {
+        kube::Error::Api(status) if status.code == 403 && status.message.contains("it is being terminated") => {
+            ApplyError::BeingDeleted { kind: "Namespace".to_owned(), name: namespace.to_owned() }
+        }
+        _ => refused(attempt, name)(source),
+    }
+}
+
 /// Applies what differs: Services before the pods that are found through them.
 ///
 /// # Errors
@@ -85,6 +102,11 @@ pub async fn apply(
     observed: &Observed,
 ) -> Result<(), ApplyError> {
     let Objects { services, budget, nodes } = desired;
+    let complete = observed.services.len() == services.len() && observed.budget.is_some();
+    if !(complete && observed.stateful_set.is_some()) {
+        // The caches may not know yet that the KvCluster was deleted, and its objects with it.
+        StatusRecord::new(client, cluster).must_exist().await?;
+    }
     for service in services {
         let seen = observed.services.get(&service.name_any());
         apply_one::<Service>(client, cluster, service, seen).await?;
@@ -110,13 +132,7 @@ where
         None => api.get_opt(&name).await.map_err(refused("read", &name))?,
     };
     if let Some(existing) = seen.map(Arc::as_ref).or(read.as_ref()) {
-        let kind = K::kind(&()).into_owned();
-        if !owned_by(existing, &cluster.owner.uid) {
-            return Err(ApplyError::Foreign { kind, name });
-        }
-        if existing.meta().deletion_timestamp.is_some() {
-            return Err(ApplyError::BeingDeleted { kind, name });
-        }
+        not_in_the_way(existing, cluster)?;
         let value = |object| serde_json::to_value(object).expect("a Kubernetes object serializes");
         if covers(&value(existing), &value(desired)) {
             return Ok(());
@@ -124,8 +140,33 @@ where
     }
     tracing::info!(kind = %K::kind(&()), %name, "applying");
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&name, &parameters, &Patch::Apply(desired)).await.map_err(refused("apply", &name))?;
+    api.patch(&name, &parameters, &Patch::Apply(desired)).await.map_err(not_made(
+        "apply",
+        &name,
+        &cluster.namespace,
+    ))?;
     Ok(())
+}
+
+/// Refuses what the name belongs to already, if that is not this KvCluster's or is on its way out.
+fn not_in_the_way<K>(existing: &K, cluster: &ValidCluster) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let (kind, name) = (K::kind(&()).into_owned(), existing.name_any());
+    let owned = owned_by(existing, &cluster.owner.uid);
+    if existing.meta().deletion_timestamp.is_some() || (!owned && is_left_over(existing, cluster)) {
+        return Err(ApplyError::BeingDeleted { kind, name });
+    }
+    if owned { Ok(()) } else { Err(ApplyError::Foreign { kind, name }) }
+}
+
+/// Whether the owner is an earlier KvCluster of the same name: such objects are collected once it is gone.
+fn is_left_over(object: &impl Resource, cluster: &ValidCluster) -> bool {
+    object.owner_references().iter().any(|owner| {
+        let same_name = owner.kind == cluster.owner.kind && owner.name == cluster.owner.name;
+        owner.controller == Some(true) && same_name && owner.uid != cluster.owner.uid
+    })
 }
 
 /// Whether `seen` has everything that `desired` describes. Fields beyond it are the API server's defaults
@@ -154,14 +195,13 @@ pub async fn peer_token(client: &Client, cluster: &ValidCluster, known: Option<&
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     let name = names::token_secret(&cluster.name);
     if let Some(existing) = api.get_opt(&name).await.map_err(refused("read", &name))? {
-        if !owned_by(&existing, &cluster.owner.uid) {
-            return Err(ApplyError::Foreign { kind: "Secret".to_owned(), name });
-        }
+        not_in_the_way(&existing, cluster)?;
         return secret::token_in(&existing).ok_or(ApplyError::NoToken(name));
     }
     let token = known.map_or_else(secret::random_token, str::to_owned);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    api.create(&parameters, &secret::build(cluster, &token)).await.map_err(refused("create", &name))?;
+    let created = api.create(&parameters, &secret::build(cluster, &token)).await;
+    created.map_err(not_made("create", &name, &cluster.namespace))?;
     Ok(token)
 }
 
@@ -240,10 +280,23 @@ impl StatusRecord {
         }
     }
 
+    /// The KvCluster as it is now, never from a cache.
+    ///
+    /// # Errors
+    /// [`ApplyError::Gone`] when there is none, or only another one of its name.
+    async fn must_exist(&self) -> Result<(), ApplyError> {
+        let found = self.api.get_opt(&self.name).await.map_err(refused("read", &self.name))?;
+        found.filter(|cluster| self.is_this(cluster)).map(|_| ()).ok_or(ApplyError::Gone)
+    }
+
+    /// A re-created KvCluster is another store, and one that is going away is none any more.
+    fn is_this(&self, cluster: &KvCluster) -> bool {
+        cluster.metadata.uid.as_ref() == Some(&self.uid) && cluster.metadata.deletion_timestamp.is_none()
+    }
+
     fn versioned(&self, cluster: &KvCluster) -> Result<Versioned, RecordError> {
-        // A re-created KvCluster is another store, and one that is going away has none any more.
-        let same = cluster.metadata.uid.as_ref() == Some(&self.uid) && cluster.metadata.deletion_timestamp.is_none();
-        let version = cluster.metadata.resource_version.clone().filter(|_| same).ok_or(RecordError::Conflict)?;
+        let version = cluster.metadata.resource_version.clone();
+        let version = version.filter(|_| self.is_this(cluster)).ok_or(RecordError::Gone)?;
         Ok(Versioned { record: Record::from_status(cluster.status.as_ref())?, version })
     }
 }
@@ -292,12 +345,15 @@ impl Platform for StatusRecord {
 fn record_error(error: kube::Error) -> RecordError {
     match error {
         kube::Error::Api(status) if status.code == 409 => RecordError::Conflict,
+        kube::Error::Api(status) if status.code == 404 => RecordError::Gone,
         error => RecordError::Kubernetes(Box::new(error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use http::{Method, StatusCode};
     use quorumkv_api::{Epoch, StorageId, peer::Member};
 
@@ -365,7 +421,8 @@ mod tests {
     async fn what_is_missing_is_applied_in_order_and_pods_come_last() {
         let script = [SERVICE, FOLLOWERS, NODES, BUDGET, SET];
         let script = script.map(|path| [Expected::missing(path), Expected::written(Method::PATCH, path)]);
-        let (client, server) = server(script.into_iter().flatten().collect());
+        let script = iter::once(Expected::found(CLUSTER, stored("10"))).chain(script.into_iter().flatten());
+        let (client, server) = server(script.collect());
         let cluster = valid_cluster();
         apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await.expect("applied");
         drop(client);
@@ -402,7 +459,7 @@ mod tests {
     async fn somebody_elses_object_is_left_alone() {
         let theirs =
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo", "namespace": "default"}});
-        let (client, server) = server(vec![Expected::found(SERVICE, theirs)]);
+        let (client, server) = server(vec![Expected::found(CLUSTER, stored("10")), Expected::found(SERVICE, theirs)]);
         let cluster = valid_cluster();
         let error =
             apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await.expect_err("theirs");
@@ -487,7 +544,61 @@ mod tests {
         other["metadata"]["uid"] = "u2".into();
         let (client, server) = server(vec![Expected::found(CLUSTER, other)]);
         let error = StatusRecord::new(&client, &valid_cluster()).record().await.expect_err("another");
-        assert!(matches!(error, RecordError::Conflict));
+        assert!(matches!(error, RecordError::Gone));
+        drop(client);
+        server.await.expect("the script was followed");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_for_a_cluster_that_is_gone() {
+        let mut other = stored("10");
+        other["metadata"]["uid"] = "u2".into();
+        let script = vec![Expected::missing(CLUSTER), Expected::found(CLUSTER, other), Expected::missing(CLUSTER)];
+        let (client, server) = server(script);
+        let cluster = valid_cluster();
+        for state in ["deleted", "made anew"] {
+            let error = apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await;
+            assert!(matches!(error, Err(ApplyError::Gone)), "{state}: {error:?}");
+        }
+        let error = StatusRecord::new(&client, &cluster).record().await.expect_err("deleted");
+        assert!(matches!(error, RecordError::Gone), "{error}");
+        drop(client);
+        server.await.expect("nothing was written");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_cluster_of_the_name_left_is_waited_for() {
+        let owner = json!({
+            "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": "u0", "controller": true,
+        });
+        let left = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "demo", "namespace": "default", "ownerReferences": [owner]},
+        });
+        let (client, server) = server(vec![Expected::found(CLUSTER, stored("10")), Expected::found(SERVICE, left)]);
+        let cluster = valid_cluster();
+        let error = apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await;
+        assert!(matches!(error, Err(ApplyError::BeingDeleted { .. })), "{error:?}");
+        drop(client);
+        server.await.expect("nothing was written");
+    }
+
+    #[tokio::test]
+    async fn in_a_namespace_that_is_going_away_nothing_fails() {
+        let message = "services \"demo\" is forbidden: unable to create new content in namespace default because it \
+                       is being terminated";
+        let forbidden = Expected::failing(Method::PATCH, SERVICE, StatusCode::FORBIDDEN);
+        let answer = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "Forbidden",
+            "code": 403,
+        });
+        let script =
+            vec![Expected::found(CLUSTER, stored("10")), Expected::missing(SERVICE), forbidden.answering(answer)];
+        let (client, server) = server(script);
+        let cluster = valid_cluster();
+        let error = apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await;
+        let error = error.expect_err("nothing can be made");
+        assert_eq!(error.to_string(), "Namespace default is being deleted");
         drop(client);
         server.await.expect("the script was followed");
     }

@@ -121,14 +121,20 @@ pub enum ReconcileError {
 impl ReconcileError {
     /// Its name in metrics.
     #[must_use]
-    pub const fn label(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Apply(ApplyError::Foreign { .. }) => "foreign_object",
             Self::Apply(ApplyError::BeingDeleted { .. }) => "being_deleted",
+            Self::Apply(ApplyError::Gone) | Self::Pass(PassError::Record(RecordError::Gone)) => "gone",
             Self::Apply(ApplyError::NoToken(_)) => "no_token",
-            Self::Apply(ApplyError::Kubernetes { .. }) => "kubernetes",
+            Self::Apply(ApplyError::Kubernetes { source, .. })
+            | Self::Pass(PassError::Record(RecordError::Kubernetes(source))) => match code_of(source) {
+                Some(409) => "conflict",
+                // It understood and said no; otherwise it could not answer, and may the next time.
+                Some(400..=428 | 430..=499) => "kubernetes_refused",
+                _ => "kubernetes_unavailable",
+            },
             Self::Pass(PassError::Record(RecordError::Conflict)) => "record_conflict",
-            Self::Pass(PassError::Record(RecordError::Kubernetes(_))) => "record_kubernetes",
             Self::Pass(PassError::Record(RecordError::File(_))) => "record_file",
             Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
@@ -137,8 +143,30 @@ impl ReconcileError {
     }
 
     /// Whether trying again at once is right: somebody else was faster.
-    const fn is_conflict(&self) -> bool {
-        matches!(self, Self::Pass(PassError::Record(RecordError::Conflict)))
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::Pass(PassError::Record(RecordError::Conflict)) => true,
+            Self::Apply(ApplyError::Kubernetes { source, .. }) => code_of(source) == Some(409),
+            _ => false,
+        }
+    }
+
+    /// Whether the KvCluster was deleted meanwhile, and there is nothing to be done for it.
+    const fn is_gone(&self) -> bool {
+        matches!(self, Self::Apply(ApplyError::Gone) | Self::Pass(PassError::Record(RecordError::Gone)))
+    }
+
+    /// Whether it belongs to a world in which others write and delete too: it is tried again, and is no failure.
+    fn is_passing(&self) -> bool {
+        self.is_conflict() || self.is_gone() || matches!(self, Self::Apply(ApplyError::BeingDeleted { .. }))
+    }
+}
+
+/// The status code of an answer of the API server.
+const fn code_of(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
     }
 }
 
@@ -152,14 +180,20 @@ pub async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result
     let mut memory = memory.lock().await;
     let work = timeout(RECONCILE_TIMEOUT, steps(&cluster, &context, &mut memory));
     let outcome = work.await.unwrap_or(Err(ReconcileError::Timeout));
-    context.metrics.reconciled(started.elapsed(), outcome.as_ref().err().map(ReconcileError::label));
+    context.metrics.reconciled(started.elapsed());
     match outcome {
         Ok(action) => {
             memory.failures = 0;
             Ok(action)
         }
+        Err(error) if error.is_passing() => {
+            context.metrics.put_off(error.label());
+            tracing::info!(namespace = ?cluster.namespace(), name = %cluster.name_any(), %error, "reconcile put off");
+            if error.is_gone() { Ok(Action::await_change()) } else { Err(Arc::new(error)) }
+        }
         Err(error) => {
             memory.failures += 1;
+            context.metrics.failed(error.label());
             report_failure(&cluster, &context, &mut memory, &error).await;
             Err(Arc::new(error))
         }
@@ -495,6 +529,41 @@ mod tests {
         steps(&cluster, &context, &mut memory).await.expect("known");
         drop(context);
         server.await.expect("nothing was sent");
+    }
+
+    const CLUSTER: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
+
+    #[tokio::test]
+    async fn a_cluster_that_is_gone_is_let_go_without_an_error() {
+        let (client, server) = api::server(vec![api::Expected::missing(CLUSTER)]);
+        let context = Arc::new(context(client));
+        let action = reconcile(Arc::new(cluster()), Arc::clone(&context)).await.expect("no error");
+        assert_eq!(action, Action::await_change());
+        let metrics = context.metrics.text().expect("text");
+        assert!(metrics.contains("reconciles_put_off_total{reason=\"gone\"} 1"), "{metrics}");
+        assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
+        drop(context);
+        server.await.expect("nothing was written");
+    }
+
+    #[rstest::rstest]
+    #[case::somebody_was_faster(409, "conflict", true)]
+    #[case::not_allowed(403, "kubernetes_refused", false)]
+    #[case::too_many_requests(429, "kubernetes_unavailable", false)]
+    #[case::down(503, "kubernetes_unavailable", false)]
+    #[tokio::test]
+    async fn an_answer_of_the_api_server_is_counted_by_what_it_means(
+        #[case] code: u16,
+        #[case] label: &str,
+        #[case] passing: bool,
+    ) {
+        let status = http::StatusCode::from_u16(code).expect("a status code");
+        let (client, server) = api::server(vec![api::Expected::failing(http::Method::GET, CLUSTER, status)]);
+        let context = context(client);
+        let error = steps(&cluster(), &context, &mut ClusterMemory::default()).await.expect_err("scripted");
+        assert_eq!((error.label(), error.is_passing()), (label, passing), "{error}");
+        drop(context);
+        server.await.expect("nothing was written");
     }
 
     #[test]

@@ -14,6 +14,12 @@ struct ErrorLabels {
     error: &'static str,
 }
 
+/// Why a reconcile is to come again, by the variant of its error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
 /// Which KvCluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClusterLabels {
@@ -27,6 +33,7 @@ pub struct Metrics {
     registry: Registry,
     reconciles: Counter,
     errors: Family<ErrorLabels, Counter>,
+    put_off: Family<ReasonLabels, Counter>,
     duration: Histogram,
     elections: Family<ClusterLabels, Counter>,
     leading: Gauge,
@@ -39,6 +46,7 @@ impl Default for Metrics {
         let metrics = Self {
             reconciles: Counter::default(),
             errors: Family::default(),
+            put_off: Family::default(),
             duration: Histogram::new(seconds),
             elections: Family::default(),
             leading: Gauge::default(),
@@ -46,6 +54,8 @@ impl Default for Metrics {
         };
         registry.register("reconciles", "Reconciles begun", metrics.reconciles.clone());
         registry.register("reconcile_errors", "Reconciles that failed, by error", metrics.errors.clone());
+        let put_off = "Reconciles to be repeated because others wrote or deleted at the same time, by reason";
+        registry.register("reconciles_put_off", put_off, metrics.put_off.clone());
         registry.register("reconcile_duration_seconds", "Time a reconcile took", metrics.duration.clone());
         registry.register("elections", "Leaders promoted, by KvCluster", metrics.elections.clone());
         registry.register("leading", "Whether this operator holds the lease", metrics.leading.clone());
@@ -55,12 +65,19 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A reconcile ended.
-    pub fn reconciled(&self, took: Duration, error: Option<&'static str>) {
+    pub fn reconciled(&self, took: Duration) {
         self.reconciles.inc();
         self.duration.observe(took.as_secs_f64());
-        if let Some(error) = error {
-            self.errors.get_or_create(&ErrorLabels { error }).inc();
-        }
+    }
+
+    /// It failed.
+    pub fn failed(&self, error: &'static str) {
+        self.errors.get_or_create(&ErrorLabels { error }).inc();
+    }
+
+    /// It met what others did at the same time.
+    pub fn put_off(&self, reason: &'static str) {
+        self.put_off.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// A leader was promoted.
@@ -97,13 +114,16 @@ mod tests {
     #[test]
     fn what_happened_is_counted() {
         let metrics = Metrics::default();
-        metrics.reconciled(Duration::from_millis(5), None);
-        metrics.reconciled(Duration::from_millis(5), Some("timeout"));
+        metrics.reconciled(Duration::from_millis(5));
+        metrics.reconciled(Duration::from_millis(5));
+        metrics.failed("timeout");
+        metrics.put_off("record_conflict");
         metrics.promoted("default", "demo");
         let text = metrics.text().expect("text");
         for line in [
             "quorumkv_operator_reconciles_total 2",
             "quorumkv_operator_reconcile_errors_total{error=\"timeout\"} 1",
+            "quorumkv_operator_reconciles_put_off_total{reason=\"record_conflict\"} 1",
             "quorumkv_operator_elections_total{namespace=\"default\",name=\"demo\"} 1",
             "quorumkv_operator_reconcile_duration_seconds_count 2",
         ] {

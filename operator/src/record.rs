@@ -97,6 +97,9 @@ pub enum RecordError {
     /// Somebody changed it since it was read: read again and decide again.
     #[error("the record has changed since it was read")]
     Conflict,
+    /// The store whose record it was is gone, or another one of its name is there.
+    #[error("the KvCluster is gone")]
+    Gone,
     /// What stands there cannot be understood.
     #[error(transparent)]
     Unreadable(#[from] UnreadableRecord),
