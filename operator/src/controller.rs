@@ -47,6 +47,8 @@ use crate::{
     metrics::Metrics,
     observe::{self, Caches, Observed},
     page::{News, StoreName},
+    pause,
+    reason::Reason,
     record::{Record, RecordError, UnreadableRecord},
     status,
     validate::{self, ValidCluster},
@@ -89,6 +91,8 @@ pub struct ClusterMemory {
     peer: Option<PeerAccess>,
     failures: u32,
     refusal: Option<String>,
+    /// Whether it was left alone when it was last looked at.
+    paused: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -172,6 +176,10 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
         // Owner references do the cleaning up.
         return Ok(Action::await_change());
     }
+    if pause::is_paused(cluster) {
+        return leave_alone(cluster, context, memory).await;
+    }
+    look_after_again(cluster, context, memory).await;
     let valid = match validate::validate(cluster, &context.node_image) {
         Ok(valid) => valid,
         Err(error) => return refuse(cluster, context, memory, &error.to_string()).await,
@@ -191,6 +199,32 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     Ok(Action::requeue(pass.pause(&valid.store)))
 }
 
+/// Writes nothing but, once, that nothing is written.
+async fn leave_alone(
+    cluster: &KvCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Action, ReconcileError> {
+    // What was seen before is too old afterwards: silence is counted anew.
+    memory.pass = Memory::default();
+    let status = status::paused(cluster.status.as_ref(), cluster.metadata.generation, Timestamp::now());
+    if let Some(status) = status {
+        if !memory.paused {
+            let note = "The operator changes nothing, and replaces no leader, while the annotation is there";
+            publish(cluster, context, Reason::Paused, "Pause", note).await;
+        }
+        apply::patch_status(&context.client, cluster, &status).await?;
+    }
+    memory.paused = true;
+    Ok(Action::await_change())
+}
+
+async fn look_after_again(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory) {
+    if std::mem::take(&mut memory.paused) {
+        publish(cluster, context, Reason::Resumed, "Resume", "The operator looks after the store again").await;
+    }
+}
+
 /// The API server let a spec through that cannot be built, or an older rule did.
 async fn refuse(
     cluster: &KvCluster,
@@ -200,10 +234,10 @@ async fn refuse(
 ) -> Result<Action, ReconcileError> {
     if memory.refusal.as_deref() != Some(message) {
         memory.refusal = Some(message.to_owned());
-        publish(cluster, context, EventType::Warning, "InvalidSpec", "Validate", message).await;
+        publish(cluster, context, Reason::InvalidSpec, "Validate", message).await;
     }
-    let now = Timestamp::now();
-    let status = status::refused(cluster.status.as_ref(), cluster.metadata.generation, "InvalidSpec", message, now);
+    let (generation, reason) = (cluster.metadata.generation, Reason::InvalidSpec.as_str());
+    let status = status::refused(cluster.status.as_ref(), generation, reason, message, Timestamp::now());
     if let Some(status) = status {
         apply::patch_status(&context.client, cluster, &status).await?;
     }
@@ -289,18 +323,18 @@ async fn report(
 async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory, error: &ReconcileError) {
     tracing::warn!(namespace = ?cluster.namespace(), name = %cluster.name_any(), %error, "reconcile failed");
     let reason = match error {
-        ReconcileError::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
-        ReconcileError::Apply(ApplyError::NoToken(_)) => "NoToken",
-        ReconcileError::Record(_) => "UnreadableRecord",
+        ReconcileError::Apply(ApplyError::Foreign { .. }) => Reason::ForeignObject,
+        ReconcileError::Apply(ApplyError::NoToken(_)) => Reason::NoToken,
+        ReconcileError::Record(_) => Reason::UnreadableRecord,
         _ => return,
     };
     let message = error.to_string();
     if memory.refusal.as_ref() == Some(&message) {
         return;
     }
-    publish(cluster, context, EventType::Warning, reason, "Reconcile", &message).await;
+    publish(cluster, context, reason, "Reconcile", &message).await;
     let generation = cluster.metadata.generation;
-    let status = status::refused(cluster.status.as_ref(), generation, reason, &message, Timestamp::now());
+    let status = status::refused(cluster.status.as_ref(), generation, reason.as_str(), &message, Timestamp::now());
     memory.refusal = Some(message);
     if let Some(status) = status
         && let Err(error) = apply::patch_status(&context.client, cluster, &status).await
@@ -316,20 +350,20 @@ async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) 
         if matches!(happening, Happening::Promoted { .. }) {
             context.metrics.promoted(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
         }
-        let type_ = if happening.is_warning() { EventType::Warning } else { EventType::Normal };
-        publish(cluster, context, type_, happening.reason(), &happening.action(), &happening.to_string()).await;
+        publish(cluster, context, happening.reason(), &happening.action(), &happening.to_string()).await;
     }
 }
 
 /// Events are for people; that one is missing stops nothing.
-async fn publish(cluster: &KvCluster, context: &Context, type_: EventType, reason: &str, action: &str, note: &str) {
+async fn publish(cluster: &KvCluster, context: &Context, reason: Reason, action: &str, note: &str) {
+    let type_ = if reason.is_warning() { EventType::Warning } else { EventType::Normal };
     // The API server takes notes of up to 1024 bytes.
     let note: String = note.chars().take(250).collect();
     let event =
-        Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        Event { type_, reason: reason.to_string(), note: Some(note), action: action.to_owned(), secondary: None };
     let published = timeout(Duration::from_secs(2), context.recorder.publish(&event, &cluster.object_ref(&()))).await;
     if let Err(error) = published.map_err(|_| "no answer".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string())) {
-        tracing::warn!(reason, error, "the event could not be published");
+        tracing::warn!(%reason, error, "the event could not be published");
     }
 }
 
@@ -495,6 +529,65 @@ mod tests {
         steps(&cluster, &context, &mut memory).await.expect("known");
         drop(context);
         server.await.expect("nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn a_paused_store_is_told_so_once_and_nothing_else_is_written() {
+        let mut cluster = cluster();
+        cluster.annotations_mut().insert(pause::ANNOTATION.to_owned(), pause::PAUSED.to_owned());
+        // A spec that would be refused, and a wish that would be granted or refused: neither is looked at.
+        cluster.spec.write_quorum = 9;
+        cluster.annotations_mut().insert(crate::switchover::ANNOTATION.to_owned(), "demo-9".to_owned());
+        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+        let script = vec![
+            api::Expected::written(http::Method::POST, events),
+            api::Expected::written(http::Method::PATCH, status)
+                .answering(serde_json::to_value(&cluster).expect("serializes")),
+        ];
+        let (client, server) = api::server(script);
+        let context = context(client);
+        let mut memory = ClusterMemory::default();
+        let action = steps(&cluster, &context, &mut memory).await.expect("told");
+        assert_eq!(action, Action::await_change());
+        drop(context);
+        let sent = server.await.expect("the script was followed");
+        assert_eq!((&sent[0]["reason"], &sent[0]["type"]), (&"Paused".into(), &"Normal".into()));
+        assert_eq!(sent[1]["status"]["conditions"][0]["type"], "Paused");
+
+        cluster.status = Some(serde_json::from_value(sent[1]["status"].clone()).expect("a status"));
+        cluster.metadata.generation = Some(5);
+        let (client, server) = api::server(Vec::new());
+        let context = self::context(client);
+        // The same operator, and one that has just started.
+        for memory in [&mut memory, &mut ClusterMemory::default()] {
+            steps(&cluster, &context, memory).await.expect("known");
+        }
+        drop(context);
+        server.await.expect("nothing was sent");
+    }
+
+    #[tokio::test]
+    async fn a_store_is_looked_after_again_when_the_annotation_is_gone() {
+        let mut cluster = cluster();
+        cluster.spec.write_quorum = 9;
+        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+        let script = vec![
+            api::Expected::written(http::Method::POST, events),
+            api::Expected::written(http::Method::POST, events),
+            api::Expected::written(http::Method::PATCH, status)
+                .answering(serde_json::to_value(&cluster).expect("serializes")),
+        ];
+        let (client, server) = api::server(script);
+        let context = context(client);
+        let mut memory = ClusterMemory { paused: true, ..ClusterMemory::default() };
+        steps(&cluster, &context, &mut memory).await.expect("looked at");
+        drop(context);
+        let sent = server.await.expect("the script was followed");
+        let reasons = [&sent[0]["reason"], &sent[1]["reason"]];
+        assert_eq!(reasons, ["Resumed", "InvalidSpec"], "the spec is looked at again");
+        assert!(!memory.paused);
     }
 
     #[test]
