@@ -36,6 +36,7 @@ chart() {
     helm template check charts/quorumkv --namespace check >/dev/null &&
     helm template check charts/quorumkv --namespace check --set watchNamespace=team,replicas=2 \
       --set podDisruptionBudget.enabled=true,metrics.serviceMonitor.enabled=true \
+      --set metrics.podMonitor.enabled=true,metrics.prometheusRule.enabled=true \
       --set 'page.enabled=true,page.allowChanges=true,page.hosts={quorum.example.com}' >/dev/null &&
     ! helm template check charts/quorumkv --set replica=2 >/dev/null 2>&1
 }
@@ -47,6 +48,7 @@ check "clippy, with failpoints" cargo clippy --locked --workspace --bin quorumkv
 check "the chart's copy of the CustomResourceDefinition (make crds)" cmp crds/kvcluster.yaml charts/quorumkv/files/crds/kvcluster.yaml
 where shellcheck "shell scripts" scripts
 where helm "chart" chart
+where promtool "alerts" promtool test rules tests/prometheus/alerts.yaml
 where cargo-deny "licences, banned crates, sources" cargo deny --log-level error check licenses bans sources
 
 for name in "${left_out[@]}"; do printf 'left out: %s\n' "$name"; done

@@ -47,6 +47,8 @@ use crate::{
     metrics::Metrics,
     observe::{self, Caches, Observed},
     page::{News, StoreName},
+    pause,
+    reason::Reason,
     record::{Record, RecordError, UnreadableRecord},
     status,
     validate::{self, ValidCluster},
@@ -89,6 +91,8 @@ pub struct ClusterMemory {
     peer: Option<PeerAccess>,
     failures: u32,
     refusal: Option<String>,
+    /// Whether it was left alone when it was last looked at.
+    paused: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -206,6 +210,10 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
         // Owner references do the cleaning up.
         return Ok(Action::await_change());
     }
+    if pause::is_paused(cluster) {
+        return leave_alone(cluster, context, memory).await;
+    }
+    look_after_again(cluster, context, memory).await;
     let valid = match validate::validate(cluster, &context.node_image) {
         Ok(valid) => valid,
         Err(error) => return refuse(cluster, context, memory, &error.to_string()).await,
@@ -225,6 +233,32 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     Ok(Action::requeue(pass.pause(&valid.store)))
 }
 
+/// Writes nothing but, once, that nothing is written.
+async fn leave_alone(
+    cluster: &KvCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Action, ReconcileError> {
+    // What was seen before is too old afterwards: silence is counted anew.
+    memory.pass = Memory::default();
+    let status = status::paused(cluster.status.as_ref(), cluster.metadata.generation, Timestamp::now());
+    if let Some(status) = status {
+        if !memory.paused {
+            let note = "The operator changes nothing, and replaces no leader, while the annotation is there";
+            publish(cluster, context, Reason::Paused, "Pause", note).await;
+        }
+        apply::patch_status(&context.client, cluster, &status).await?;
+    }
+    memory.paused = true;
+    Ok(Action::await_change())
+}
+
+async fn look_after_again(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory) {
+    if std::mem::take(&mut memory.paused) {
+        publish(cluster, context, Reason::Resumed, "Resume", "The operator looks after the store again").await;
+    }
+}
+
 /// The API server let a spec through that cannot be built, or an older rule did.
 async fn refuse(
     cluster: &KvCluster,
@@ -234,10 +268,10 @@ async fn refuse(
 ) -> Result<Action, ReconcileError> {
     if memory.refusal.as_deref() != Some(message) {
         memory.refusal = Some(message.to_owned());
-        publish(cluster, context, EventType::Warning, "InvalidSpec", "Validate", message).await;
+        publish(cluster, context, Reason::InvalidSpec, "Validate", message).await;
     }
-    let now = Timestamp::now();
-    let status = status::refused(cluster.status.as_ref(), cluster.metadata.generation, "InvalidSpec", message, now);
+    let (generation, reason) = (cluster.metadata.generation, Reason::InvalidSpec.as_str());
+    let status = status::refused(cluster.status.as_ref(), generation, reason, message, Timestamp::now());
     if let Some(status) = status {
         apply::patch_status(&context.client, cluster, &status).await?;
     }
@@ -323,18 +357,18 @@ async fn report(
 async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory, error: &ReconcileError) {
     tracing::warn!(namespace = ?cluster.namespace(), name = %cluster.name_any(), %error, "reconcile failed");
     let reason = match error {
-        ReconcileError::Apply(ApplyError::Foreign { .. }) => "ForeignObject",
-        ReconcileError::Apply(ApplyError::NoToken(_)) => "NoToken",
-        ReconcileError::Record(_) => "UnreadableRecord",
+        ReconcileError::Apply(ApplyError::Foreign { .. }) => Reason::ForeignObject,
+        ReconcileError::Apply(ApplyError::NoToken(_)) => Reason::NoToken,
+        ReconcileError::Record(_) => Reason::UnreadableRecord,
         _ => return,
     };
     let message = error.to_string();
     if memory.refusal.as_ref() == Some(&message) {
         return;
     }
-    publish(cluster, context, EventType::Warning, reason, "Reconcile", &message).await;
+    publish(cluster, context, reason, "Reconcile", &message).await;
     let generation = cluster.metadata.generation;
-    let status = status::refused(cluster.status.as_ref(), generation, reason, &message, Timestamp::now());
+    let status = status::refused(cluster.status.as_ref(), generation, reason.as_str(), &message, Timestamp::now());
     memory.refusal = Some(message);
     if let Some(status) = status
         && let Err(error) = apply::patch_status(&context.client, cluster, &status).await
@@ -350,20 +384,20 @@ async fn tell(cluster: &KvCluster, context: &Context, happenings: &[Happening]) 
         if matches!(happening, Happening::Promoted { .. }) {
             context.metrics.promoted(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
         }
-        let type_ = if happening.is_warning() { EventType::Warning } else { EventType::Normal };
-        publish(cluster, context, type_, happening.reason(), &happening.action(), &happening.to_string()).await;
+        publish(cluster, context, happening.reason(), &happening.action(), &happening.to_string()).await;
     }
 }
 
 /// Events are for people; that one is missing stops nothing.
-async fn publish(cluster: &KvCluster, context: &Context, type_: EventType, reason: &str, action: &str, note: &str) {
+async fn publish(cluster: &KvCluster, context: &Context, reason: Reason, action: &str, note: &str) {
+    let type_ = if reason.is_warning() { EventType::Warning } else { EventType::Normal };
     // The API server takes notes of up to 1024 bytes.
     let note: String = note.chars().take(250).collect();
     let event =
-        Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        Event { type_, reason: reason.to_string(), note: Some(note), action: action.to_owned(), secondary: None };
     let published = timeout(Duration::from_secs(2), context.recorder.publish(&event, &cluster.object_ref(&()))).await;
     if let Err(error) = published.map_err(|_| "no answer".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string())) {
-        tracing::warn!(reason, error, "the event could not be published");
+        tracing::warn!(%reason, error, "the event could not be published");
     }
 }
 
@@ -410,167 +444,4 @@ impl Context {
 }
 
 #[cfg(test)]
-mod tests {
-    use kube::runtime::{events::Reporter, reflector};
-
-    use super::*;
-    use crate::{
-        decide::Leadership,
-        testing::{Scene, api, cluster, valid_cluster},
-    };
-
-    fn context(client: Client) -> Context {
-        Context {
-            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
-            client,
-            caches: Caches {
-                stateful_sets: reflector::store().0,
-                services: reflector::store().0,
-                budgets: reflector::store().0,
-                pods: reflector::store().0,
-            },
-            clusters: reflector::store().0,
-            metrics: Arc::default(),
-            news: News::default(),
-            node_image: "quorumkv-node:test".into(),
-            memories: std::sync::Mutex::default(),
-        }
-    }
-
-    /// A pass over `default/demo` that found everything at rest.
-    fn calm_pass() -> (ValidCluster, Pass) {
-        let scene = Scene::steady();
-        let pass = Pass {
-            record: scene.record.clone(),
-            nodes: scene.nodes.clone(),
-            leadership: Leadership::Active,
-            settings_refusal: None,
-            roll: Roll::Done,
-            happenings: Vec::new(),
-        };
-        (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
-    }
-
-    fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
-        let pod = serde_json::json!({"metadata": {
-            "name": name, "namespace": "default", "uid": name, "labels": {names::ROLE: role},
-        }});
-        Arc::new(serde_json::from_value(pod).expect("a pod"))
-    }
-
-    fn observed_pods() -> Observed {
-        let pods = (0..6).map(|n| {
-            let name = format!("n{n}");
-            (name.as_str().into(), pod(&name, if n == 0 { "leader" } else { "follower" }))
-        });
-        Observed { pods: pods.collect(), ..Observed::default() }
-    }
-
-    #[tokio::test]
-    async fn an_idle_reconcile_writes_nothing() {
-        let (valid, pass) = calm_pass();
-        let mut cluster = cluster();
-        let summary = status::summarize(&valid.store, &pass);
-        let selector = names::selector_text(&valid.name);
-        let status = status::after_pass(None, valid.generation, selector, &summary, Timestamp::now());
-        let status = serde_json::to_value(status.expect("a first status")).expect("serializes");
-        cluster.status = Some(serde_json::from_value(status).expect("a status"));
-
-        let (client, server) = api::server(Vec::new());
-        let context = context(client);
-        let observed = observed_pods();
-        tell(&cluster, &context, &pass.happenings).await;
-        label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
-        replace_outdated(&context, &valid, &observed, &pass).await.expect("nothing to replace");
-        report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
-        drop(context);
-        server.await.expect("nothing was sent");
-    }
-
-    #[tokio::test]
-    async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
-        let (valid, pass) = calm_pass();
-        let mut observed = observed_pods();
-        observed.pods.insert("n0".into(), pod("n0", "follower"));
-        observed.pods.insert("n4".into(), pod("n4", "leader"));
-        let patched = |path| api::Expected::written(http::Method::PATCH, path);
-        let script = vec![patched("/api/v1/namespaces/default/pods/n4"), patched("/api/v1/namespaces/default/pods/n0")];
-        let (client, server) = api::server(script);
-        let context = context(client);
-        label_pods(&context, &valid, &observed, &pass).await.expect("labelled");
-        drop(context);
-        let sent = server.await.expect("the script was followed");
-        assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "leader");
-        assert_eq!(sent[1]["metadata"]["uid"], "n0");
-    }
-
-    #[tokio::test]
-    async fn a_spec_that_cannot_be_built_is_reported_once() {
-        let mut cluster = cluster();
-        cluster.spec.write_quorum = 9;
-        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
-        let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
-        let script = vec![
-            api::Expected::written(http::Method::POST, events),
-            api::Expected::written(http::Method::PATCH, status)
-                .answering(serde_json::to_value(&cluster).expect("serializes")),
-        ];
-        let (client, server) = api::server(script);
-        let context = context(client);
-        let mut memory = ClusterMemory::default();
-        steps(&cluster, &context, &mut memory).await.expect("reported");
-        drop(context);
-        let sent = server.await.expect("the script was followed");
-        assert_eq!(sent[1]["status"]["conditions"][0]["reason"], "InvalidSpec");
-
-        cluster.status = Some(serde_json::from_value(sent[1]["status"].clone()).expect("a status"));
-        let (client, server) = api::server(Vec::new());
-        let context = self::context(client);
-        steps(&cluster, &context, &mut memory).await.expect("known");
-        drop(context);
-        server.await.expect("nothing was sent");
-    }
-
-    const CLUSTER: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
-
-    #[tokio::test]
-    async fn a_cluster_that_is_gone_is_let_go_without_an_error() {
-        let (client, server) = api::server(vec![api::Expected::missing(CLUSTER)]);
-        let context = Arc::new(context(client));
-        let action = reconcile(Arc::new(cluster()), Arc::clone(&context)).await.expect("no error");
-        assert_eq!(action, Action::await_change());
-        let metrics = context.metrics.text().expect("text");
-        assert!(metrics.contains("reconciles_put_off_total{reason=\"gone\"} 1"), "{metrics}");
-        assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
-        drop(context);
-        server.await.expect("nothing was written");
-    }
-
-    #[rstest::rstest]
-    #[case::somebody_was_faster(409, "conflict", true)]
-    #[case::not_allowed(403, "kubernetes_refused", false)]
-    #[case::too_many_requests(429, "kubernetes_unavailable", false)]
-    #[case::down(503, "kubernetes_unavailable", false)]
-    #[tokio::test]
-    async fn an_answer_of_the_api_server_is_counted_by_what_it_means(
-        #[case] code: u16,
-        #[case] label: &str,
-        #[case] passing: bool,
-    ) {
-        let status = http::StatusCode::from_u16(code).expect("a status code");
-        let (client, server) = api::server(vec![api::Expected::failing(http::Method::GET, CLUSTER, status)]);
-        let context = context(client);
-        let error = steps(&cluster(), &context, &mut ClusterMemory::default()).await.expect_err("scripted");
-        assert_eq!((error.label(), error.is_passing()), (label, passing), "{error}");
-        drop(context);
-        server.await.expect("nothing was written");
-    }
-
-    #[test]
-    fn failures_wait_longer_each_time_but_not_for_ever() {
-        assert_eq!(retry_after(1), Duration::from_millis(500));
-        assert_eq!(retry_after(2), Duration::from_secs(1));
-        assert_eq!(retry_after(7), Duration::from_secs(30));
-        assert_eq!(retry_after(u32::MAX), Duration::from_secs(30));
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
 //! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`]), [`build`] the objects, [`apply`] what differs, and
-//! derive the [`status`]. What must never be forgotten is the [`record`]. [`local`] runs the same decisions
+//! derive the [`status`]. What must never be forgotten is the [`record`]; what people are told are events with a [`reason`].
+//! A person may [`pause`] it. [`local`] runs the same decisions
 //! over child processes instead of pods. Either way [`page`] shows it to people.
 
 pub mod apply;
@@ -17,6 +18,8 @@ pub mod manage;
 pub mod metrics;
 pub mod observe;
 pub mod page;
+pub mod pause;
+pub mod reason;
 pub mod record;
 pub mod run;
 pub mod status;

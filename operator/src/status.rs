@@ -15,8 +15,12 @@ use crate::{
     crd::{AppliedDelay, KvClusterStatus},
     decide::{self, Leadership, Presence, Roll, Situation},
     manage::Pass,
+    pause,
     validate::Store,
 };
+
+/// Condition of a store that is left alone. It is there only meanwhile.
+const PAUSED: &str = "Paused";
 
 /// One condition without its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,6 +307,27 @@ pub fn refused(
     (current.as_ref() != Some(&next)).then_some(next)
 }
 
+/// The derived status of a store that is left alone: what was known of it, with a condition that says so. None if
+/// that stands there already. The condition goes with the first pass after the pause.
+#[must_use]
+pub fn paused(current: Option<&KvClusterStatus>, generation: Option<i64>, now: Timestamp) -> Option<DerivedStatus> {
+    let current = current.map(DerivedStatus::of);
+    let mut next = current.clone().unwrap_or_else(DerivedStatus::empty);
+    // The spec may change meanwhile; this speaks of none.
+    let known = next.conditions.iter().find(|condition| condition.type_ == PAUSED);
+    let generation = known.map_or(generation, |condition| condition.observed_generation);
+    let message = format!(
+        "The annotation {} says {}: the operator changes nothing, and all else here is as it was before",
+        pause::ANNOTATION,
+        pause::PAUSED,
+    );
+    let verdict = Verdict::new(true, "Annotation", message);
+    let condition = conditions(current.as_ref(), generation, &[(PAUSED, &verdict)], now);
+    next.conditions.retain(|old| old.type_ != PAUSED);
+    next.conditions.extend(condition);
+    (current.as_ref() != Some(&next)).then_some(next)
+}
+
 impl DerivedStatus {
     fn empty() -> Self {
         Self::of(&KvClusterStatus::default())
@@ -472,5 +497,20 @@ mod tests {
         let kinds: Vec<&str> = next.conditions.iter().map(|condition| condition.type_.as_str()).collect();
         assert_eq!(kinds, ["Ready", "Progressing", "Degraded", "QuorumAvailable"]);
         assert_eq!(refused(Some(&stored(&next)), Some(5), "InvalidSpec", "no", at(300)), None);
+    }
+
+    #[test]
+    fn a_pause_is_told_once_beside_what_was_known_and_goes_with_the_next_pass() {
+        let calm = summary(|_| {}, Leadership::Active);
+        let first = stored(&write(None, &calm, 100).expect("a status"));
+        let next = stored(&paused(Some(&first), Some(4), at(200)).expect("a change"));
+        let kinds = |status: &KvClusterStatus| -> Vec<String> {
+            status.conditions.iter().map(|condition| condition.type_.clone()).collect()
+        };
+        assert_eq!(kinds(&next), ["Ready", "Progressing", "Degraded", "QuorumAvailable", "Paused"]);
+        assert_eq!(next.write_quorum, first.write_quorum);
+        assert_eq!(paused(Some(&next), Some(5), at(300)), None, "whatever the spec says by then");
+        let resumed = stored(&write(Some(&next), &calm, 400).expect("a change"));
+        assert_eq!(resumed.conditions, first.conditions);
     }
 }

@@ -14,4 +14,5 @@ pub mod node_ports;
 pub mod objects;
 pub mod operator;
 pub mod store;
-pub mod tunnel;
+
+pub use quorumkv_inspect::tunnel;

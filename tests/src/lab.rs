@@ -14,5 +14,6 @@ pub mod program;
 pub mod settings;
 pub mod statistics;
 pub mod store;
-mod table;
 mod workload;
+
+use quorumkv_inspect::table;

@@ -17,4 +17,5 @@ pub mod lab;
 pub mod load;
 pub mod processes;
 pub mod recovery;
-pub mod wait;
+
+pub use quorumkv_inspect::wait;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use quorumkv_api::{Epoch, NodeId, Settings};
 
-use crate::{decide::ElectionReason, switchover::Refusal};
+use crate::{decide::ElectionReason, reason::Reason, switchover::Refusal};
 
 /// Something worth telling people, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,37 +67,26 @@ pub enum Happening {
 impl Happening {
     /// What happened, as one word for programs.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::Electing { .. } => "Electing",
-            Self::Promoted { .. } => "Promoted",
-            Self::ElectionFailed { .. } => "ElectionFailed",
-            Self::SwitchedOver { .. } => "SwitchedOver",
-            Self::SwitchoverRefused { refusal: Refusal::LeadsAlready(_) } => "SwitchoverNotNeeded",
-            Self::SwitchoverRefused { .. } => "SwitchoverRefused",
-            Self::SwitchoverMissed { .. } => "SwitchoverMissed",
-            Self::Recorded { .. } => "MemberRecorded",
-            Self::SettingsApplied { .. } => "SettingsApplied",
-            Self::SettingsRefused { .. } => "SettingsRefused",
-            Self::Reset => "DataLost",
+            Self::Electing { .. } => Reason::Electing,
+            Self::Promoted { .. } => Reason::Promoted,
+            Self::ElectionFailed { .. } => Reason::ElectionFailed,
+            Self::SwitchedOver { .. } => Reason::SwitchedOver,
+            Self::SwitchoverRefused { refusal: Refusal::LeadsAlready(_) } => Reason::SwitchoverNotNeeded,
+            Self::SwitchoverRefused { .. } => Reason::SwitchoverRefused,
+            Self::SwitchoverMissed { .. } => Reason::SwitchoverMissed,
+            Self::Recorded { .. } => Reason::MemberRecorded,
+            Self::SettingsApplied { .. } => Reason::SettingsApplied,
+            Self::SettingsRefused { .. } => Reason::SettingsRefused,
+            Self::Reset => Reason::DataLost,
         }
     }
 
     /// Whether somebody should look at it.
     #[must_use]
     pub const fn is_warning(&self) -> bool {
-        match self {
-            Self::SwitchoverRefused { refusal } => !matches!(refusal, Refusal::LeadsAlready(_)),
-            Self::ElectionFailed { .. }
-            | Self::SwitchoverMissed { .. }
-            | Self::SettingsRefused { .. }
-            | Self::Reset => true,
-            Self::Electing { .. }
-            | Self::Promoted { .. }
-            | Self::SwitchedOver { .. }
-            | Self::Recorded { .. }
-            | Self::SettingsApplied { .. } => false,
-        }
+        self.reason().is_warning()
     }
 
     /// What was done. Events with the same reason and action are counted as one, under the first one's note.
@@ -161,6 +150,6 @@ mod tests {
     #[test]
     fn that_the_wanted_node_leads_already_is_no_warning() {
         let leads = Happening::SwitchoverRefused { refusal: Refusal::LeadsAlready("demo-2".into()) };
-        assert_eq!((leads.reason(), leads.is_warning()), ("SwitchoverNotNeeded", false));
+        assert_eq!((leads.reason(), leads.is_warning()), (Reason::SwitchoverNotNeeded, false));
     }
 }

@@ -213,7 +213,7 @@ async fn a_wish_that_makes_no_sense_is_taken_away_and_disturbs_nobody() {
     let mut world = World::wishing_for(0, |_| {}).await;
     let pass = world.pass().await.expect("a pass");
     assert_eq!(world.journal(), ["withdraw n0", "n0 members 6 of epoch 3"]);
-    let told: Vec<&str> = pass.happenings.iter().map(Happening::reason).collect();
+    let told: Vec<&str> = pass.happenings.iter().map(|happening| happening.reason().as_str()).collect();
     assert_eq!(told, ["SwitchoverNotNeeded"]);
     world.pass().await.expect("a pass");
     assert_eq!(world.journal(), ["n0 members 6 of epoch 3"], "once");

@@ -62,7 +62,7 @@ impl News {
     /// Adds what a pass did.
     pub fn tell_all(&self, store: &StoreName, happenings: &[Happening]) {
         for happening in happenings {
-            self.tell(store, happening.reason(), happening.is_warning(), happening.to_string());
+            self.tell(store, happening.reason().as_str(), happening.is_warning(), happening.to_string());
         }
     }
 

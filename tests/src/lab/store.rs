@@ -9,6 +9,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use quorumkv_api::{CLIENT_PORT, Delay, client::PeerClient};
+pub use quorumkv_inspect::compare::Replica;
 
 use super::{
     options::{ClusterName, TargetOptions, peer_of},
@@ -37,15 +38,6 @@ pub struct Beginning {
     pub write_quorum: u8,
     /// Simulated round trip.
     pub delay: Delay,
-}
-
-/// A node, by name and client URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replica {
-    /// Short, for tables.
-    pub name: String,
-    /// Without a slash at its end.
-    pub url: String,
 }
 
 /// A store with one leader and at least one follower.

@@ -8,11 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, bail};
 use quorumkv_api::lab::GetReply;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Client, StatusCode, Url};
 use tokio::time::{Instant, sleep};
 
-use super::compare::Kind;
-use crate::client::LabClient;
+use super::side_by_side::Kind;
 
 /// Pause between two looks at a key that others write.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -20,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Where both sides are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sides<'a> {
-    pub(super) client: &'a LabClient,
+    pub(super) http: &'a Client,
     pub(super) leader: &'a str,
     pub(super) replica: &'a str,
 }
@@ -41,20 +40,20 @@ type Seen = BTreeMap<u64, String>;
 
 /// Looks at both sides until they tell of the same write, or cannot.
 pub(super) async fn settle(sides: Sides<'_>, key: &str, patience: Duration) -> anyhow::Result<Settled> {
-    let Sides { client, leader, replica } = sides;
+    let Sides { http, leader, replica } = sides;
     let deadline = Instant::now() + patience;
     let (mut of_leader, mut of_replica) = (Seen::new(), Seen::new());
-    let mut leaders = read(client, leader, key, 0).await?;
+    let mut leaders = read(http, leader, key, 0).await?;
     loop {
         let version = remember(&leaders, &mut of_leader);
-        let replicas = read(client, replica, key, version).await?;
+        let replicas = read(http, replica, key, version).await?;
         let replicas_version = remember(&replicas, &mut of_replica);
         if let Some(settled) = common(&of_leader, &of_replica) {
             return Ok(settled);
         }
         // The replica has applied the log up to the version that the leader told, and the leader will have up
         // to the replica's.
-        let again = read(client, leader, key, replicas_version).await?;
+        let again = read(http, leader, key, replicas_version).await?;
         let unchanged = again == leaders;
         let version_now = remember(&again, &mut of_leader);
         match (leaders.is_some(), replicas.is_some()) {
@@ -92,19 +91,20 @@ fn common(of_leader: &Seen, of_replica: &Seen) -> Option<Settled> {
 }
 
 /// A key as a node has it once it has applied the log up to `min_version`.
-async fn read(client: &LabClient, node: &str, key: &str, min_version: u64) -> anyhow::Result<Found> {
+async fn read(http: &Client, node: &str, key: &str, min_version: u64) -> anyhow::Result<Found> {
     let mut url = key_url(node, key)?;
     url.query_pairs_mut().append_pair("consistency", "stale").append_pair("minVersion", &min_version.to_string());
-    let request = client.request(Method::GET, url.as_str());
-    let answer = client.send(request).await.with_context(|| url.to_string())?;
-    match answer.status {
+    let answer = http.get(url.clone()).send().await.with_context(|| url.to_string())?;
+    let status = answer.status();
+    let text = answer.text().await.with_context(|| url.to_string())?;
+    match status {
         StatusCode::OK => {
             let GetReply { value, version, .. } =
-                serde_json::from_str(&answer.text).with_context(|| format!("{url} answered {}", answer.text))?;
+                serde_json::from_str(&text).with_context(|| format!("{url} answered {text}"))?;
             Ok(Some((version.0, value.get().to_owned())))
         }
         StatusCode::NOT_FOUND => Ok(None),
-        status => bail!("{url} answered {status} {}", answer.text),
+        status => bail!("{url} answered {status} {text}"),
     }
 }
 

@@ -74,13 +74,11 @@ async fn read(State(fake): State<Arc<Fake>>, Path(key): Path<String>) -> impl In
 }
 
 async fn compared(leader: Fake, followers: impl IntoIterator<Item = Fake>) -> anyhow::Result<Comparison> {
-    let mut urls = Vec::new();
-    for follower in followers {
-        urls.push(follower.serve().await);
+    let mut replicas = vec![Replica { name: "leader".to_owned(), url: leader.serve().await }];
+    for (number, follower) in (1..).zip(followers) {
+        replicas.push(Replica { name: format!("follower{number}"), url: follower.serve().await });
     }
-    let options = TargetOptions { followers: urls, ..TargetOptions::default() };
-    let store = Store::at_urls(&leader.serve().await, &options).expect("URLs");
-    compare(&store, Duration::from_millis(400), 2).await
+    compare("a store", &replicas, Duration::from_millis(400), 2).await
 }
 
 const ENTRIES: [(&str, u64, i32); 3] = [("a", 1, 10), ("b/c", 4, 20), ("d", 3, 30)];
@@ -141,10 +139,4 @@ async fn a_replica_that_stays_behind_is_told() {
     let error = compared(Fake::holding(9, &ENTRIES), [Fake::holding(8, &ENTRIES)]).await.expect_err("behind");
     let text = format!("{error:#}");
     assert!(text.contains("follower1 at version 9") && text.contains("not here yet"), "{text}");
-}
-
-#[test]
-fn the_defaults_are_those_of_the_help() {
-    let Options { writes, wait, show, output, .. } = Options::parse_from(["check_consistency"]);
-    assert_eq!((writes, wait, show, output), (None, 30, 10, Output::Table));
 }

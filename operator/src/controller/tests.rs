@@ -1,0 +1,223 @@
+//! Reconciles against a scripted API server.
+
+use kube::runtime::{events::Reporter, reflector};
+
+use super::*;
+use crate::{
+    decide::Leadership,
+    testing::{Scene, api, cluster, valid_cluster},
+};
+
+fn context(client: Client) -> Context {
+    Context {
+        recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+        client,
+        caches: Caches {
+            stateful_sets: reflector::store().0,
+            services: reflector::store().0,
+            budgets: reflector::store().0,
+            pods: reflector::store().0,
+        },
+        clusters: reflector::store().0,
+        metrics: Arc::default(),
+        news: News::default(),
+        node_image: "quorumkv-node:test".into(),
+        memories: std::sync::Mutex::default(),
+    }
+}
+
+/// A pass over `default/demo` that found everything at rest.
+fn calm_pass() -> (ValidCluster, Pass) {
+    let scene = Scene::steady();
+    let pass = Pass {
+        record: scene.record.clone(),
+        nodes: scene.nodes.clone(),
+        leadership: Leadership::Active,
+        settings_refusal: None,
+        roll: Roll::Done,
+        happenings: Vec::new(),
+    };
+    (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
+}
+
+fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
+    let pod = serde_json::json!({"metadata": {
+        "name": name, "namespace": "default", "uid": name, "labels": {names::ROLE: role},
+    }});
+    Arc::new(serde_json::from_value(pod).expect("a pod"))
+}
+
+fn observed_pods() -> Observed {
+    let pods = (0..6).map(|n| {
+        let name = format!("n{n}");
+        (name.as_str().into(), pod(&name, if n == 0 { "leader" } else { "follower" }))
+    });
+    Observed { pods: pods.collect(), ..Observed::default() }
+}
+
+#[tokio::test]
+async fn an_idle_reconcile_writes_nothing() {
+    let (valid, pass) = calm_pass();
+    let mut cluster = cluster();
+    let summary = status::summarize(&valid.store, &pass);
+    let selector = names::selector_text(&valid.name);
+    let status = status::after_pass(None, valid.generation, selector, &summary, Timestamp::now());
+    let status = serde_json::to_value(status.expect("a first status")).expect("serializes");
+    cluster.status = Some(serde_json::from_value(status).expect("a status"));
+
+    let (client, server) = api::server(Vec::new());
+    let context = context(client);
+    let observed = observed_pods();
+    tell(&cluster, &context, &pass.happenings).await;
+    label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
+    replace_outdated(&context, &valid, &observed, &pass).await.expect("nothing to replace");
+    report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
+    drop(context);
+    server.await.expect("nothing was sent");
+}
+
+#[tokio::test]
+async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
+    let (valid, pass) = calm_pass();
+    let mut observed = observed_pods();
+    observed.pods.insert("n0".into(), pod("n0", "follower"));
+    observed.pods.insert("n4".into(), pod("n4", "leader"));
+    let patched = |path| api::Expected::written(http::Method::PATCH, path);
+    let script = vec![patched("/api/v1/namespaces/default/pods/n4"), patched("/api/v1/namespaces/default/pods/n0")];
+    let (client, server) = api::server(script);
+    let context = context(client);
+    label_pods(&context, &valid, &observed, &pass).await.expect("labelled");
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "leader");
+    assert_eq!(sent[1]["metadata"]["uid"], "n0");
+}
+
+#[tokio::test]
+async fn a_spec_that_cannot_be_built_is_reported_once() {
+    let mut cluster = cluster();
+    cluster.spec.write_quorum = 9;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    let script = vec![
+        api::Expected::written(http::Method::POST, events),
+        api::Expected::written(http::Method::PATCH, status)
+            .answering(serde_json::to_value(&cluster).expect("serializes")),
+    ];
+    let (client, server) = api::server(script);
+    let context = context(client);
+    let mut memory = ClusterMemory::default();
+    steps(&cluster, &context, &mut memory).await.expect("reported");
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[1]["status"]["conditions"][0]["reason"], "InvalidSpec");
+
+    cluster.status = Some(serde_json::from_value(sent[1]["status"].clone()).expect("a status"));
+    let (client, server) = api::server(Vec::new());
+    let context = self::context(client);
+    steps(&cluster, &context, &mut memory).await.expect("known");
+    drop(context);
+    server.await.expect("nothing was sent");
+}
+
+const CLUSTER: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
+
+#[tokio::test]
+async fn a_cluster_that_is_gone_is_let_go_without_an_error() {
+    let (client, server) = api::server(vec![api::Expected::missing(CLUSTER)]);
+    let context = Arc::new(context(client));
+    let action = reconcile(Arc::new(cluster()), Arc::clone(&context)).await.expect("no error");
+    assert_eq!(action, Action::await_change());
+    let metrics = context.metrics.text().expect("text");
+    assert!(metrics.contains("reconciles_put_off_total{reason=\"gone\"} 1"), "{metrics}");
+    assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
+    drop(context);
+    server.await.expect("nothing was written");
+}
+
+#[rstest::rstest]
+#[case::somebody_was_faster(409, "conflict", true)]
+#[case::not_allowed(403, "kubernetes_refused", false)]
+#[case::too_many_requests(429, "kubernetes_unavailable", false)]
+#[case::down(503, "kubernetes_unavailable", false)]
+#[tokio::test]
+async fn an_answer_of_the_api_server_is_counted_by_what_it_means(
+    #[case] code: u16,
+    #[case] label: &str,
+    #[case] passing: bool,
+) {
+    let status = http::StatusCode::from_u16(code).expect("a status code");
+    let (client, server) = api::server(vec![api::Expected::failing(http::Method::GET, CLUSTER, status)]);
+    let context = context(client);
+    let error = steps(&cluster(), &context, &mut ClusterMemory::default()).await.expect_err("scripted");
+    assert_eq!((error.label(), error.is_passing()), (label, passing), "{error}");
+    drop(context);
+    server.await.expect("nothing was written");
+}
+
+#[tokio::test]
+async fn a_paused_store_is_told_so_once_and_nothing_else_is_written() {
+    let mut cluster = cluster();
+    cluster.annotations_mut().insert(pause::ANNOTATION.to_owned(), pause::PAUSED.to_owned());
+    // A spec that would be refused, and a wish that would be granted or refused: neither is looked at.
+    cluster.spec.write_quorum = 9;
+    cluster.annotations_mut().insert(crate::switchover::ANNOTATION.to_owned(), "demo-9".to_owned());
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    let script = vec![
+        api::Expected::written(http::Method::POST, events),
+        api::Expected::written(http::Method::PATCH, status)
+            .answering(serde_json::to_value(&cluster).expect("serializes")),
+    ];
+    let (client, server) = api::server(script);
+    let context = context(client);
+    let mut memory = ClusterMemory::default();
+    let action = steps(&cluster, &context, &mut memory).await.expect("told");
+    assert_eq!(action, Action::await_change());
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    assert_eq!((&sent[0]["reason"], &sent[0]["type"]), (&"Paused".into(), &"Normal".into()));
+    assert_eq!(sent[1]["status"]["conditions"][0]["type"], "Paused");
+
+    cluster.status = Some(serde_json::from_value(sent[1]["status"].clone()).expect("a status"));
+    cluster.metadata.generation = Some(5);
+    let (client, server) = api::server(Vec::new());
+    let context = self::context(client);
+    // The same operator, and one that has just started.
+    for memory in [&mut memory, &mut ClusterMemory::default()] {
+        steps(&cluster, &context, memory).await.expect("known");
+    }
+    drop(context);
+    server.await.expect("nothing was sent");
+}
+
+#[tokio::test]
+async fn a_store_is_looked_after_again_when_the_annotation_is_gone() {
+    let mut cluster = cluster();
+    cluster.spec.write_quorum = 9;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    let script = vec![
+        api::Expected::written(http::Method::POST, events),
+        api::Expected::written(http::Method::POST, events),
+        api::Expected::written(http::Method::PATCH, status)
+            .answering(serde_json::to_value(&cluster).expect("serializes")),
+    ];
+    let (client, server) = api::server(script);
+    let context = context(client);
+    let mut memory = ClusterMemory { paused: true, ..ClusterMemory::default() };
+    steps(&cluster, &context, &mut memory).await.expect("looked at");
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    let reasons = [&sent[0]["reason"], &sent[1]["reason"]];
+    assert_eq!(reasons, ["Resumed", "InvalidSpec"], "the spec is looked at again");
+    assert!(!memory.paused);
+}
+
+#[test]
+fn failures_wait_longer_each_time_but_not_for_ever() {
+    assert_eq!(retry_after(1), Duration::from_millis(500));
+    assert_eq!(retry_after(2), Duration::from_secs(1));
+    assert_eq!(retry_after(7), Duration::from_secs(30));
+    assert_eq!(retry_after(u32::MAX), Duration::from_secs(30));
+}
