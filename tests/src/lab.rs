@@ -14,5 +14,5 @@ pub mod program;
 pub mod settings;
 pub mod statistics;
 pub mod store;
-mod table;
+pub(crate) mod table;
 mod workload;

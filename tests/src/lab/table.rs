@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// A table in Markdown, which reads well on a terminal too. The first `texts` columns are texts and stand to
 /// the left, all others are numbers and stand to the right.
-pub(super) fn table(header: &[&str], texts: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(header: &[&str], texts: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(header);
