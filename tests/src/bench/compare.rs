@@ -51,7 +51,7 @@ pub async fn repeat(choice: &Choice, number: usize, measuring: &mut Measuring<'_
     for storage in &choice.storages {
         let cases = cases(choice, *storage);
         let (alone, mut together): (Vec<System>, Vec<System>) =
-            choice.systems.iter().partition(|system| is_etcd(**system));
+            choice.systems.iter().copied().partition(|system| is_etcd(*system));
         // A constant is kept nowhere.
         together.retain(|system| *system != System::Axum || *storage == Storage::Memory);
         // Nobody is always the first.
