@@ -55,8 +55,8 @@ pub async fn repeat(choice: &Choice, number: usize, measuring: &mut Measuring<'_
         // A constant is kept nowhere.
         together.retain(|system| *system != System::Axum || *storage == Storage::Memory);
         // Nobody is always the first.
-        let first = number.min(together.len());
-        together.rotate_left(first % together.len().max(1));
+        let first = number % together.len().max(1);
+        together.rotate_left(first);
         let mut servers = Vec::new();
         for system in together {
             if let Some(server) = started(choice, system, *storage, measuring).await? {

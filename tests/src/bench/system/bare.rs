@@ -38,12 +38,12 @@ pub fn serve(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
     if arguments.nth(1)? != ARGUMENT {
         return None;
     }
-    let served = || {
+    let mut served = || {
         let port: u16 = arguments.next().context("no port")?.parse().context("a port")?;
         let bytes: usize = arguments.next().context("no size")?.parse().context("a size")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind(([127, 0, 0, 1], port)).await?;
+            let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await?;
             let value: &'static str = value(bytes).leak();
             let router = Router::new().route("/get/{key}", get(answer)).with_state(value);
             axum::serve(
