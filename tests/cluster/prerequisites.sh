@@ -5,6 +5,7 @@
 #   prerequisites.sh compose   docker compose
 #   prerequisites.sh browser   a Chromium that tests can drive
 #   prerequisites.sh network   lost packets between local processes
+#   prerequisites.sh bench     Redis, to measure beside
 #   prerequisites.sh all       kind, compose and network (default)
 #
 # Root on a machine with apt: missing packages are installed. Anyone else is told
@@ -23,6 +24,7 @@ KIND=(
 )
 COMPOSE=(docker.io:dockerd iptables:iptables)
 BROWSER=(chromium:chromium chromium-driver:chromedriver)
+BENCH=(redis-server:redis-server)
 NETWORK=(iproute2:ip iptables:iptables util-linux:unshare)
 
 present() {
@@ -94,10 +96,11 @@ case $what in
 kind) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
 compose) ensure_all=("${COMMON[@]}") ;;
 browser) ensure_all=("${BROWSER[@]}") ;;
+bench) ensure_all=("${BENCH[@]}") ;;
 network) ensure_all=("${NETWORK[@]}") ;;
 all) ensure_all=("${COMMON[@]}" "${KIND[@]}" "${NETWORK[@]}") ;;
 -h | --help) usage_of "$0"; exit 0 ;;
-*) die "unknown: $what" "one of: kind compose browser network all" ;;
+*) die "unknown: $what" "one of: kind compose browser network bench all" ;;
 esac
 # An engine that already answers, wherever it runs, needs no dockerd here.
 if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; then
@@ -105,4 +108,4 @@ if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; 
 fi
 
 with_lock prerequisites ensure_packages "${ensure_all[@]}"
-[[ "$what" == @(compose|browser|network) ]] || require_go
+[[ "$what" == @(compose|browser|network|bench) ]] || require_go

@@ -5,7 +5,7 @@
 #   tools.sh --with kwok            these and kwok
 #   tools.sh --with node            these and what the offline node image is made of
 #   tools.sh TOOL...                just these: kubectl helm kind docker-compose kwok
-#                                   kubernetes coredns local-path-provisioner
+#                                   kubernetes etcd coredns local-path-provisioner
 #
 # They land in ${XDG_CACHE_HOME:-$HOME/.cache}/quorumkv/bin; a second run does nothing.
 set -euo pipefail

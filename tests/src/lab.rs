@@ -16,4 +16,4 @@ pub mod statistics;
 pub mod store;
 mod workload;
 
-use quorumkv_inspect::table;
+pub(crate) use quorumkv_inspect::table;

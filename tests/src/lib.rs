@@ -4,8 +4,10 @@
 //! only writes much; [`history`] tells whether a correct store could have answered so. [`processes`] runs nodes, and
 //! the operator's local mode, as processes of this machine, [`kind`] runs them on Kubernetes; [`chaos`] strikes both,
 //! [`recovery`] watches a node come back. [`client`] speaks to the client port, [`wait`] waits for conditions.
-//! [`browser`] looks at the page, [`lab`] holds the lab's programs.
+//! [`browser`] looks at the page, [`lab`] holds the lab's programs, [`bench`]
+//! measures speed beside other systems.
 
+pub mod bench;
 pub mod browser;
 pub mod chaos;
 pub mod client;

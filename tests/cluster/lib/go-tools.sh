@@ -27,6 +27,10 @@ go_group() {
     NAMES+=(etcd)
     LDFLAGS+=" $k8s_flags"
     ;;
+  etcd)
+    # On its own, for `make bench`, which needs nothing else of a cluster.
+    MODULE=kubernetes PACKAGES=(go.etcd.io/etcd/server/v3) NAMES=(etcd)
+    ;;
   helm)
     MODULE=helm PACKAGES=(helm.sh/helm/v3/cmd/helm) NAMES=(helm)
     LDFLAGS+=" -X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"
@@ -44,7 +48,7 @@ go_group() {
   local-path-provisioner)
     MODULE=local-path PACKAGES=(github.com/rancher/local-path-provisioner) NAMES=(local-path-provisioner)
     ;;
-  *) die "no such tool: $1" "known: kubectl helm kind docker-compose kwok kubernetes coredns local-path-provisioner" ;;
+  *) die "no such tool: $1" "known: kubectl helm kind docker-compose kwok kubernetes etcd coredns local-path-provisioner" ;;
   esac
 }
 

@@ -207,6 +207,6 @@ fn finish<Found: Report>(output: Output, found: Result<Found, Failure>) -> ExitC
 ///
 /// # Panics
 /// When a report has a key that is no text, which is a bug.
-pub(super) fn json_text(report: &impl Serialize) -> String {
+pub(crate) fn json_text(report: &impl Serialize) -> String {
     serde_json::to_string_pretty(report).expect("reports have no keys but texts") + "\n"
 }

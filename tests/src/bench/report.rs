@@ -1,0 +1,120 @@
+//! Tables, Markdown and JSON.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+
+use super::{
+    Found,
+    bars::Bar,
+    figures::{Row, Series},
+};
+use crate::lab::{program::json_text, table::table};
+
+/// Writes the report into a folder.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn write(found: &Found, folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
+    for (name, text) in [("bench.md", markdown(found)), ("bench.json", json_text(found))] {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn markdown(found: &Found) -> String {
+    let machine = &found.machine;
+    let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
+    format!(
+        "# What this store can do beside others\n\nMeasured by `{}` on {} cores ({}), Linux {}, load average {} before.\n\n{}\n\
+         All systems are six processes on loopback (axum: one), asked by one load on one thread of the same machine. A \
+         figure is the median of its repeats, with least and most. etcd in memory writes files without waiting for \
+         them (`--unsafe-no-fsync`); its leader is asked. CPU is that of all processes of a system together.\n\n{}",
+        found.command,
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.load_average,
+        list(&machine.versions),
+        tables(found),
+    )
+}
+
+/// The tables, which read well on a terminal too.
+#[must_use]
+pub fn tables(found: &Found) -> String {
+    let mut text = String::from("## What is wanted\n\n");
+    let bars = found.bars.iter().map(|Bar { name, wanted, found, passed }| {
+        let verdict = passed.map_or("not measured", |passed| if passed { "pass" } else { "FAIL" });
+        vec![name.clone(), wanted.clone(), found.clone().unwrap_or_default(), verdict.to_owned()]
+    });
+    text += &table(&["what", "wanted", "found", "verdict"], 4, bars);
+    for (series, title) in [
+        (Series::Compare, "Systems beside each other"),
+        (Series::OpenLoop, "Open loop, at 70 % of the most that each takes"),
+        (Series::Keys, "More keys"),
+        (Series::Values, "Larger values"),
+        (Series::Followers, "More followers"),
+        (Series::Connections, "More connections"),
+    ] {
+        let rows: Vec<&Row> = found.rows.of(series).collect();
+        if !rows.is_empty() {
+            text += &format!("\n## {title}\n\n{}", figures(&rows));
+        }
+    }
+    if let Some(memory) = found.key_memory {
+        let (from, to, bytes) = (memory.from, memory.to, memory.bytes);
+        text += &format!("\nFrom {from} to {to} keys a node took {bytes:.0} bytes more for each key.\n");
+    }
+    if !found.notes.is_empty() {
+        text += "\n## Notes\n\n";
+        found.notes.iter().for_each(|note| text += &format!("- {note}\n"));
+    }
+    text
+}
+
+fn figures(rows: &[&Row]) -> String {
+    let header = [
+        "storage",
+        "operation",
+        "system",
+        "connections",
+        "keys",
+        "bytes",
+        "followers",
+        "per second",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "CPU µs",
+        "load's CPU µs",
+        "MiB",
+        "failed",
+    ];
+    table(
+        &header,
+        3,
+        rows.iter().map(|row| {
+            let point = row.point;
+            vec![
+                point.storage.to_string(),
+                point.operation.to_string(),
+                point.system.to_string(),
+                point.connections.to_string(),
+                point.keys.to_string(),
+                point.value_bytes.to_string(),
+                point.followers.to_string(),
+                format!("{:.0}", row.spread(|figures| figures.per_second)),
+                format!("{:.2}", row.spread(|figures| figures.p50_ms)),
+                format!("{:.2}", row.spread(|figures| figures.p99_ms)),
+                format!("{:.2}", row.spread(|figures| figures.p999_ms)),
+                format!("{:.1}", row.spread(|figures| figures.servers_us)),
+                format!("{:.1}", row.spread(|figures| figures.client_us)),
+                format!("{:.0}", row.spread(|figures| figures.resident_mib).median),
+                row.failed().to_string(),
+            ]
+        }),
+    )
+}
