@@ -20,19 +20,19 @@ test-fast: ## The tests that need no containers
 	tests/run.sh --fast
 
 soak: ## Chaos on local processes, in memory, on disk, with partitions: MINUTES=10 in all, SEEDS=1,2,... (random if none)
-	QUORUMKV_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60 / 3)) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) cargo test --locked --package quorumkv-tests --test local_chaos -- faults
+	QUORUMKV_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60 / 3)) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) cargo test --locked --workspace --test local_chaos -- faults
 
 failover-table: ## How long no write is taken when the leader goes away, TIMES=20 times in each way
-	QUORUMKV_FAILOVERS=$(or $(TIMES),20) cargo test --locked --package quorumkv-tests --test local_chaos -- leader
+	QUORUMKV_FAILOVERS=$(or $(TIMES),20) cargo test --locked --workspace --test local_chaos -- leader
 
 soak-kind: ## Chaos on a kind cluster, in memory and on volumes: MINUTES=5 (or SECONDS), SEEDS=1,2,... (random if none)
-	QUORUMKV_CHAOS_SECONDS=$(or $(SECONDS),$$(($(or $(MINUTES),5) * 60))) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --package quorumkv-tests --test e2e_kind -- chaos::faults
+	QUORUMKV_CHAOS_SECONDS=$(or $(SECONDS),$$(($(or $(MINUTES),5) * 60))) QUORUMKV_CHAOS_SEEDS=$(or $(SEEDS),random) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --workspace --test e2e_kind -- chaos::faults
 
 failover-table-kind: ## The same table on a kind cluster, TIMES=20 times in each way
-	QUORUMKV_FAILOVERS=$(or $(TIMES),20) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --package quorumkv-tests --test e2e_kind -- chaos::a_leader
+	QUORUMKV_FAILOVERS=$(or $(TIMES),20) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --workspace --test e2e_kind -- chaos::a_leader
 
 recovery-table: ## How a follower with KEYS=1000000 comes back while its leader takes writes
-	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --package quorumkv-tests --test local_recovery
+	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --workspace --test local_recovery
 
 bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; QUICK=1 only shows that it works
 	tests/cluster/prerequisites.sh bench || echo "no Redis: the report will say so"

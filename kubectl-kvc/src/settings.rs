@@ -32,8 +32,7 @@ pub(crate) async fn delay(
     output: Output,
 ) -> Result<(), Failure> {
     let DelayOptions { min, max, patience } = *options;
-    // The API server knows microseconds by a letter of ASCII only.
-    let [min_text, max_text] = [min, max].map(|duration| format_duration(duration).replace('µ', "u"));
+    let [min_text, max_text] = [min, max].map(format_duration);
     let spec = json!({"delay": {"min": min_text, "max": max_text}});
     let in_force = |status: &KvClusterStatus| {
         let applied = |text: &str| parse_duration(text).ok();
