@@ -240,6 +240,20 @@ pub struct Forgotten {
 /// The answer to a write.
 pub type WriteAnswer = Result<Written, StorageFull>;
 
+/// A write that was handed over.
+#[derive(Debug)]
+pub struct Begun(oneshot::Receiver<WriteAnswer>);
+
+impl Begun {
+    /// What became of it.
+    ///
+    /// # Errors
+    /// When storage has no room for it.
+    pub async fn answer(self) -> WriteAnswer {
+        self.0.await.unwrap_or_else(|_| Ok(WriteOutcome::Stopping.into()))
+    }
+}
+
 /// The driver is gone: the process is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node is stopping")]
@@ -301,8 +315,15 @@ impl DriverHandle {
     /// # Errors
     /// When storage has no room for it.
     pub async fn write(&self, operation: Operation) -> WriteAnswer {
-        let answer = self.ask(|answer| Command::Write { operation, answer }).await;
-        answer.unwrap_or_else(|Stopped| Ok(WriteOutcome::Stopping.into()))
+        self.begin_write(operation).await.answer().await
+    }
+
+    /// Hands a write over; one that is handed over later stands behind it in the log.
+    pub async fn begin_write(&self, operation: Operation) -> Begun {
+        let (sender, answer) = oneshot::channel();
+        // Without a driver the sender is dropped, and the answer says so.
+        self.send(Command::Write { operation, answer: sender }).await.ok();
+        Begun(answer)
     }
 
     /// Makes several writes that stand next to each other in the log; the answers in the same order.

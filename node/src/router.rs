@@ -32,6 +32,7 @@ use crate::{
 
 mod batch;
 mod connection;
+mod hot;
 mod kv;
 mod list;
 mod openapi;
@@ -44,7 +45,7 @@ mod watch;
 mod writes;
 
 pub use self::connection::Connection;
-pub(crate) use self::connection::Undelayed;
+pub(crate) use self::{connection::Undelayed, hot::serve};
 
 /// Streams to watchers at the same time.
 const MOST_WATCHERS: usize = 1000;

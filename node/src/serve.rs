@@ -146,9 +146,8 @@ async fn serve_on(
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
-    let client_router = router::router(client_port);
     let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token });
-    let mut client = spawn(listen(listeners.client, client_router, shutdown.draining.clone()));
+    let mut client = spawn(router::serve(listeners.client, client_port, shutdown.draining.clone()));
     let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));
     let _metrics =
         listeners.metrics.map(|port| spawn(listen(port, metrics::router(handle.clone()), shutdown.over.clone())));
@@ -158,7 +157,7 @@ async fn serve_on(
         biased;
         () = shutdown.draining.cancelled() => {}
         ended = &mut driver => return Ok(ended??),
-        ended = &mut client => return ended?,
+        ended = &mut client => return Ok(ended?),
         ended = &mut peer => return ended?,
     }
     drain(&handle, &mut client).await;
@@ -178,14 +177,13 @@ fn start_manager(config: &Config, driver: &DriverHandle) -> Result<Option<Manage
 }
 
 /// Lets requests under way finish. Writes wait for their quorum no longer than their timeout.
-async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<Result<(), ServeError>>) {
+async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<()>) {
     // A driver that is gone has nothing to drain.
     driver.send(Command::Stop).await.ok();
     let settings = driver.view.borrow().settings.map_or_else(Settings::default, |entry| entry.settings);
     let longest = settings.write_timeout + GRACE;
     match tokio::time::timeout(longest, client).await {
-        Ok(Ok(Ok(()))) => info!("every request was answered"),
-        Ok(Ok(Err(error))) => warn!(%error, "the client port failed while draining"),
+        Ok(Ok(())) => info!("every request was answered"),
         Ok(Err(error)) => warn!(%error, "the client port failed while draining"),
         Err(_) => warn!(?longest, "some requests were still under way when time was up"),
     }

@@ -32,6 +32,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Notes whether the node leads, at the beginning of a request.
+    pub(super) fn note(&self, port: &ClientPort) {
+        if port.driver.view.borrow().role == Role::Leader {
+            self.met_leader.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether this node led when it got a request on this connection, now or earlier.
     pub(super) fn met_leader(&self) -> bool {
         self.met_leader.load(Ordering::Relaxed)
@@ -70,9 +77,7 @@ impl FromRequestParts<ClientPort> for Connection {
     async fn from_request_parts(parts: &mut Parts, port: &ClientPort) -> Result<Self, Infallible> {
         let known = parts.extensions.get::<ConnectInfo<Self>>();
         let connection = known.map_or_else(Self::default, |ConnectInfo(connection)| connection.clone());
-        if port.driver.view.borrow().role == Role::Leader {
-            connection.met_leader.store(true, Ordering::Relaxed);
-        }
+        connection.note(port);
         Ok(connection)
     }
 }

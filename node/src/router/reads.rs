@@ -59,24 +59,38 @@ pub(super) async fn get(
     let key = checked_key(&key)?;
     let query = checked_query(query)?;
     wait(&port.driver, &query).await?;
-    let (found, _) = port.driver.store.get(key.as_bytes());
+    let found = found(&port.driver, &connection, key, &query)?;
+    let mut body = Vec::with_capacity(key.len() + found.value.len() + 48);
+    put_found(&mut body, key, &found);
+    Ok(json(Body::from(body)))
+}
+
+/// The value of a key, if this node may show it.
+pub(super) fn found(
+    driver: &DriverHandle,
+    connection: &Connection,
+    key: &str,
+    query: &ReadQuery,
+) -> Result<Versioned, ApiError> {
+    let (found, _) = driver.store.get(key.as_bytes());
     // Only after the read: a lease that still holds now held while the value was read.
-    allowed(&port.driver, &connection, &query)?;
-    let Some(Versioned { value, format, version }) = found else {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
-    };
-    let mut body = Vec::with_capacity(key.len() + value.len() + 48);
+    allowed(driver, connection, query)?;
+    found.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "Key not found"))
+}
+
+/// Appends the body of the answer that shows a key's value.
+pub(super) fn put_found(body: &mut Vec<u8>, key: &str, found: &Versioned) {
+    let Versioned { value, format, version } = found;
     body.extend_from_slice(br#"{"key":"#);
-    put_text(&mut body, key);
+    put_text(body, key);
     body.extend_from_slice(br#","value":"#);
-    put_json(&mut body, format, &value);
-    if format == Format::Raw {
+    put_json(body, *format, value);
+    if *format == Format::Raw {
         body.extend_from_slice(br#","encoding":"base64""#);
     }
     body.extend_from_slice(br#","version":"#);
     body.extend_from_slice(version.0.to_string().as_bytes());
     body.push(b'}');
-    Ok(json(Body::from(body)))
 }
 
 pub(super) async fn get_without_key() -> ApiError {

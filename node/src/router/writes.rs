@@ -1,11 +1,10 @@
 //! Writes: from a client's wish to an entry of the log, and from what became of it to an answer.
 
 use axum::{
-    Json,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use quorumkv_api::{
     MAX_REQUEST_ID_BYTES, Seq,
@@ -14,7 +13,7 @@ use quorumkv_api::{
 use quorumkv_protocol::{Change, Condition, Digest, Format, Operation, RequestKey, Write, WriteOutcome};
 use sha2::{Digest as _, Sha256};
 
-use super::{ClientPort, Connection, checked_key, value::checked_value};
+use super::{ClientPort, Connection, checked_key, reads::json, value::checked_value};
 use crate::{
     answer::{ApiError, parse_object},
     handle::{DriverHandle, StorageFull, WriteAnswer, Written},
@@ -51,21 +50,35 @@ pub(super) async fn set(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let body = body?;
-    let request: SetRequest<'_> = parse_object(&body, SET_EXAMPLE)?;
+    let done = wish(&headers, &body?)?.make(&port.driver).await?;
+    let mut body = Vec::with_capacity(128);
+    done.put(&mut body);
+    Ok(json(Body::from(body)))
+}
+
+/// What a request to `POST /set` wishes.
+pub(super) fn wish(headers: &HeaderMap, body: &[u8]) -> Result<Wish, ApiError> {
+    let request: SetRequest<'_> = parse_object(body, SET_EXAMPLE)?;
     let key = checked_key(&request.key)?;
     // Copies: the body is a slice of the connection's buffer, which the log must not keep.
-    let wish = Wish {
+    Ok(Wish {
         key: Bytes::copy_from_slice(key.as_bytes()),
         change: Change::Put {
             format: Format::Json,
             value: Bytes::copy_from_slice(checked_value(request.value)?.as_bytes()),
         },
         condition: None,
-        request_id: request_id(&headers, request.request_id.as_deref())?,
-    };
-    let Done { version, replicas, repeated } = wish.make(&port.driver).await?;
-    Ok(Json(SetReply { success: true, replicas, version, repeated }).into_response())
+        request_id: request_id(headers, request.request_id.as_deref())?,
+    })
+}
+
+impl Done {
+    /// Appends the body of the answer that tells of it.
+    pub(super) fn put(self, body: &mut Vec<u8>) {
+        let Self { version, replicas, repeated } = self;
+        let reply = SetReply { success: true, replicas, version, repeated };
+        serde_json::to_writer(body, &reply).expect("memory takes everything");
+    }
 }
 
 impl Wish {

@@ -1,0 +1,231 @@
+//! Connections of clients: `POST /set` and `GET /get/<key>` answered where they are read, all else by the router.
+//!
+//! Almost every request that matters for throughput is one of these two, whole in one read. Such a request is
+//! recognized in the connection's buffer ([`request`]), checked and answered by the same functions as on the
+//! router, and written out with every other answer that is ready ([`answer`]). The first request that is
+//! anything else hands the connection over, with what was read of it, to hyper and the router, for good.
+//!
+//! Requests that are pipelined are begun together: writes stand in the log in the order in which they were
+//! sent, a read waits for the answers to the writes before it, and answers leave in the order of the requests.
+
+use std::{
+    io::{self, Cursor},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderMap, Request},
+    response::{IntoResponse as _, Response},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, join},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+use tracing::debug;
+
+use self::{
+    answer::Answers,
+    request::{Hot, Seen, look_at},
+};
+use super::{ClientPort, Connection, Undelayed, reads, writes};
+use crate::{
+    answer::{ApiError, panicked},
+    handle::Begun,
+};
+
+mod answer;
+mod request;
+
+/// Bytes that are read at once, unless a request is larger.
+const READ_BYTES: usize = 8 * 1024;
+
+/// Buffers that grew beyond this shrink again.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// Answers are written when there are so many bytes of them, also while more could be made.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Writes of one connection that may be under way.
+const MOST_UNDER_WAY: usize = 256;
+
+/// Serves clients until `until` is cancelled, and then until every request under way is answered.
+pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: CancellationToken) {
+    let mut listener = Undelayed(listener);
+    let router = super::router(port.clone());
+    let connections = TaskTracker::new();
+    loop {
+        let (tcp, _) = tokio::select! {
+            biased;
+            () = until.cancelled() => break,
+            accepted = axum::serve::Listener::accept(&mut listener) => accepted,
+        };
+        let (port, router, until) = (port.clone(), router.clone(), until.clone());
+        connections.spawn(async move {
+            let client = Client { port, connection: Connection::default(), until };
+            // A client may go at any time, and nobody else has to know.
+            if let Err(error) = client.serve(tcp, router).await {
+                debug!(%error, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// One connection.
+struct Client {
+    port: ClientPort,
+    connection: Connection,
+    until: CancellationToken,
+}
+
+impl Client {
+    async fn serve(self, mut tcp: TcpStream, router: Router) -> io::Result<()> {
+        match self.answer_hot(&mut tcp).await? {
+            Some(unread) => self.hand_over(tcp, unread, router).await.map_err(io::Error::other),
+            None => tcp.shutdown().await,
+        }
+    }
+
+    /// Answers requests as long as they are hot; what was read of one that is not, or none when the
+    /// connection has to be closed.
+    async fn answer_hot(&self, tcp: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+        let mut input = Vec::with_capacity(READ_BYTES);
+        let mut answers = Answers::default();
+        let mut cancelled = std::pin::pin!(self.until.cancelled());
+        loop {
+            input.reserve(READ_BYTES);
+            let read = if input.is_empty() {
+                tokio::select! {
+                    biased;
+                    read = tcp.read_buf(&mut input) => read?,
+                    () = &mut cancelled => return Ok(None),
+                }
+            } else {
+                tcp.read_buf(&mut input).await?
+            };
+            if read == 0 {
+                return Ok(None);
+            }
+            let (taken, cold) = self.answer_read(&input, &mut answers, tcp).await?;
+            write(tcp, &mut answers).await?;
+            if answers.is_last_given() {
+                return Ok(None);
+            }
+            input.drain(..taken);
+            if cold {
+                return Ok(Some(input));
+            }
+            if input.is_empty() {
+                input.shrink_to(KEPT_BYTES);
+            }
+        }
+    }
+
+    /// Answers what is whole in `input`: the bytes that were taken from it, and whether what follows is for
+    /// the router.
+    async fn answer_read(&self, input: &[u8], answers: &mut Answers, tcp: &mut TcpStream) -> io::Result<(usize, bool)> {
+        let mut under_way: Vec<Result<Begun, Response>> = Vec::new();
+        let mut taken = 0;
+        let cold = loop {
+            let (hot, bytes) = match look_at(&input[taken..]) {
+                Seen::Part => break false,
+                Seen::Cold => break true,
+                Seen::Hot(hot, bytes) => (hot, bytes),
+            };
+            taken += bytes;
+            self.connection.note(&self.port);
+            match hot {
+                Hot::Set(body) => under_way.push(self.begin(body).await),
+                Hot::Get(key) => {
+                    self.settle(&mut under_way, answers).await;
+                    self.get(key, answers).await;
+                }
+            }
+            if under_way.len() >= MOST_UNDER_WAY {
+                self.settle(&mut under_way, answers).await;
+            }
+            if answers.is_last_given() {
+                break false;
+            }
+            if answers.bytes() >= WRITE_BYTES {
+                write(tcp, answers).await?;
+            }
+        };
+        self.settle(&mut under_way, answers).await;
+        Ok((taken, cold))
+    }
+
+    async fn begin(&self, body: &[u8]) -> Result<Begun, Response> {
+        let wish = guarded(|| writes::wish(&HeaderMap::new(), body).map(writes::Wish::operation))?;
+        Ok(self.port.driver.begin_write(wish).await)
+    }
+
+    /// Waits for the writes that were begun, and answers them in their order.
+    async fn settle(&self, under_way: &mut Vec<Result<Begun, Response>>, answers: &mut Answers) {
+        for begun in under_way.drain(..) {
+            let settled = match begun {
+                Ok(begun) => {
+                    let answer = begun.answer().await;
+                    guarded(|| writes::settle(&self.port.driver, answer))
+                }
+                Err(refused) => Err(refused),
+            };
+            let closing = self.until.is_cancelled();
+            match settled {
+                Ok(done) => answers.put_json(closing, |body| done.put(body)),
+                Err(response) => answers.put(closing, response).await,
+            }
+        }
+    }
+
+    async fn get(&self, key: &str, answers: &mut Answers) {
+        let closing = self.until.is_cancelled();
+        match guarded(|| reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default())) {
+            Ok(found) => answers.put_json(closing, |body| reads::put_found(body, key, &found)),
+            Err(response) => answers.put(closing, response).await,
+        }
+    }
+
+    /// Lets hyper and the router go on with a connection of which `unread` was read.
+    async fn hand_over(self, tcp: TcpStream, unread: Vec<u8>, router: Router) -> hyper::Result<()> {
+        let Self { port: _, connection, until } = self;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(connection.clone()));
+            router.clone().oneshot(request)
+        });
+        let (read, write) = tcp.into_split();
+        let io = TokioIo::new(join(Cursor::new(unread).chain(read), write));
+        let mut serving = std::pin::pin!(http1::Builder::new().serve_connection(io, service));
+        tokio::select! {
+            biased;
+            served = serving.as_mut() => return served,
+            () = until.cancelled() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    }
+}
+
+async fn write(tcp: &mut TcpStream, answers: &mut Answers) -> io::Result<()> {
+    tcp.write_all(answers.written()).await?;
+    answers.clear();
+    Ok(())
+}
+
+/// What `work` gives, or the answer in place of it, also when it panics.
+fn guarded<Given>(work: impl FnOnce() -> Result<Given, ApiError>) -> Result<Given, Response> {
+    let worked = catch_unwind(AssertUnwindSafe(work));
+    worked.map_err(panicked)?.map_err(ApiError::into_response)
+}
+
+#[cfg(test)]
+mod tests;
