@@ -43,7 +43,8 @@ chart() {
 
 check "formatting" cargo fmt --all --check
 check "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
-check "clippy, with failpoints" cargo clippy --locked --workspace --bin quorumkv-node-failpoints \
+# With a small test, for the features that tests ask of dependencies: see tests/run.sh.
+check "clippy, with failpoints" cargo clippy --locked --workspace --bin quorumkv-node-failpoints --test waiting_writes \
   --features quorumkv-node/failpoints -- -D warnings
 check "the chart's copy of the CustomResourceDefinition (make crds)" cmp crds/kvcluster.yaml charts/quorumkv/files/crds/kvcluster.yaml
 where shellcheck "shell scripts" scripts

@@ -61,16 +61,14 @@ tools() {
   tests/cluster/tools.sh "${tools[@]}"
 }
 
-# Programs first: tests of the layers start them.
-build() {
-  cargo build --locked --workspace --bins
-  cargo test --locked --workspace --no-run
-}
+# Programs, which tests of the layers start, and tests in one go: alone, the programs would be built with fewer
+# features of what both depend on, and so would all of that.
+build() { cargo build --locked --workspace --bins --tests; }
 
-# Nodes that can be told where to abort, under a name of their own. Of the same workspace, so that no dependency
-# is compiled again.
+# Nodes that can be told where to abort, under a name of their own. With a small test beside them, for the
+# features that tests ask of dependencies: then none of those is compiled again.
 failpoints() {
-  cargo build --locked --workspace --bin quorumkv-node-failpoints --features quorumkv-node/failpoints
+  cargo build --locked --workspace --bin quorumkv-node-failpoints --test waiting_writes --features quorumkv-node/failpoints
 }
 
 # For the page. Without it that one test is left out, and its layer says so.
@@ -188,7 +186,7 @@ fi
 
 # Shows that simulation and model notice: each rule left out must be caught. Compiled apart,
 # because a store with such a switch in it is not the one that is released.
-planted() { some_ran cargo_test --package quorumkv-protocol --features planted-bugs --test simulation --test model planted_bugs; }
+planted() { some_ran cargo_test --workspace --features quorumkv-protocol/planted-bugs --test simulation --test model planted_bugs; }
 
 for layer in "${asked[@]}"; do
   case $layer in

@@ -16,8 +16,7 @@ set -euo pipefail
 . "$CLUSTER_DIR/node/commit.sh"
 
 recipe_hash() {
-  content_hash node go/kubernetes go/coredns go/local-path go/kind \
-    -- "$(uname -m)" "$KUBERNETES_VERSION"
+  content_hash node go -- "$(uname -m)" "$KUBERNETES_VERSION"
 }
 
 clean_up() {

@@ -1,27 +1,27 @@
 # shellcheck shell=bash
-# Builds Go programs from the pinned modules in tests/cluster/go into
-# $CACHE/tools/<group>-<hash>/ and links them into $BIN.
+# Builds Go programs from the pinned module in tests/cluster/go into
+# $CACHE/tools/<group>-<hash>/ and links them into $BIN. One module for all but kwok,
+# so that what they share (most of it: Kubernetes' libraries) is compiled once.
 
-KUBERNETES_VERSION=1.34.4 # also in go/kubernetes/go.mod; 1.34 is the last line that runs on cgroup v1
-HELM_VERSION=3.20.2       # also in go/helm/go.mod
-COMPOSE_VERSION=2.40.3    # also in go/compose/go.mod
+# All of these also stand in go/go.mod.
+KUBERNETES_VERSION=1.34.4 # the last line that runs on cgroup v1
+HELM_VERSION=3.19.4       # the last line made with the libraries of Kubernetes 1.34
+COMPOSE_VERSION=2.40.3
 
-# What each group builds: sets MODULE (folder under go/), PACKAGES, NAMES (same
-# order) and LDFLAGS.
+# What each group builds: sets PACKAGES, NAMES (same order), LDFLAGS and MODULE (a folder).
 go_group() {
   local k=k8s.io/component-base/version minor
   minor=${KUBERNETES_VERSION#1.}
   minor=${minor%%.*}
   local k8s_flags="-X $k.gitVersion=v$KUBERNETES_VERSION -X $k.gitMajor=1 -X $k.gitMinor=$minor"
   k8s_flags+=" -X $k.gitTreeState=clean -X $k.gitCommit=none"
-  LDFLAGS='-s -w'
+  LDFLAGS='-s -w' MODULE=go
   case $1 in
   kubectl)
     # On its own, because the ordinary kindest/node path needs nothing else of Kubernetes.
-    MODULE=kubernetes PACKAGES=(k8s.io/kubernetes/cmd/kubectl) NAMES=(kubectl) LDFLAGS+=" $k8s_flags"
+    PACKAGES=(k8s.io/kubernetes/cmd/kubectl) NAMES=(kubectl) LDFLAGS+=" $k8s_flags"
     ;;
   kubernetes)
-    MODULE=kubernetes
     NAMES=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubeadm)
     PACKAGES=("${NAMES[@]/#/k8s.io/kubernetes/cmd/}" go.etcd.io/etcd/server/v3)
     NAMES+=(etcd)
@@ -29,24 +29,25 @@ go_group() {
     ;;
   etcd)
     # On its own, for `make bench`, which needs nothing else of a cluster.
-    MODULE=kubernetes PACKAGES=(go.etcd.io/etcd/server/v3) NAMES=(etcd)
+    PACKAGES=(go.etcd.io/etcd/server/v3) NAMES=(etcd)
     ;;
   helm)
-    MODULE=helm PACKAGES=(helm.sh/helm/v3/cmd/helm) NAMES=(helm)
+    PACKAGES=(helm.sh/helm/v3/cmd/helm) NAMES=(helm)
     LDFLAGS+=" -X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"
     # What `helm template` and `helm lint` take for the cluster's version.
     LDFLAGS+=" -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor"
     LDFLAGS+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor"
     ;;
   docker-compose)
-    MODULE=compose PACKAGES=(github.com/docker/compose/v2/cmd) NAMES=(docker-compose)
+    PACKAGES=(github.com/docker/compose/v2/cmd) NAMES=(docker-compose)
     LDFLAGS+=" -X github.com/docker/compose/v2/internal.Version=v$COMPOSE_VERSION"
     ;;
-  kind) MODULE=kind PACKAGES=(sigs.k8s.io/kind) NAMES=(kind) ;;
-  kwok) MODULE=kwok PACKAGES=(sigs.k8s.io/kwok/cmd/kwok) NAMES=(kwok) ;;
-  coredns) MODULE=coredns PACKAGES=(github.com/coredns/coredns) NAMES=(coredns) ;;
+  kind) PACKAGES=(sigs.k8s.io/kind) NAMES=(kind) ;;
+  # Made with the libraries of an earlier Kubernetes, and does not compile with these.
+  kwok) MODULE=go/kwok PACKAGES=(sigs.k8s.io/kwok/cmd/kwok) NAMES=(kwok) ;;
+  coredns) PACKAGES=(quorumkv.io/tests/cluster/coredns) NAMES=(coredns) ;;
   local-path-provisioner)
-    MODULE=local-path PACKAGES=(github.com/rancher/local-path-provisioner) NAMES=(local-path-provisioner)
+    PACKAGES=(github.com/rancher/local-path-provisioner) NAMES=(local-path-provisioner)
     ;;
   *) die "no such tool: $1" "known: kubectl helm kind docker-compose kwok kubernetes etcd coredns local-path-provisioner" ;;
   esac
@@ -58,16 +59,16 @@ go_group_dir() {
   local MODULE PACKAGES NAMES LDFLAGS
   go_group "$1"
   printf '%s/tools/%s-%s\n' "$CACHE" "$1" \
-    "$(content_hash "go/$MODULE" -- "$(uname -m)" "$LDFLAGS" "${PACKAGES[@]}" "${NAMES[@]}")"
+    "$(content_hash "$MODULE" -- "$(uname -m)" "$LDFLAGS" "${PACKAGES[@]}" "${NAMES[@]}")"
 }
 
-# Go new enough for the pinned modules. Asked inside one of them, so that a
+# Go new enough for the pinned module. Asked inside it, so that a
 # toolchain that Go would fetch by itself counts.
 require_go() {
   local version
   have go || die "Go >= 1.25 is needed to build the cluster tools, and there is no 'go' in PATH" \
     "install it from your distribution or from the Go project's downloads, then run this again"
-  version=$(cd "$CLUSTER_DIR/go/kind" && go env GOVERSION 2>/dev/null) || version=
+  version=$(cd "$CLUSTER_DIR/go" && go env GOVERSION 2>/dev/null) || version=
   if ! [[ "$version" =~ ^go1\.([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -lt 25 ]; then
     die "Go >= 1.25 is needed to build the cluster tools; found: $(go version 2>/dev/null || echo 'a go that does not run')"
   fi
@@ -80,7 +81,7 @@ go_build_group() {
   go_group "$1"
   rm -rf "$dir.partial"
   mkdir -p "$dir.partial/out"
-  cd "$CLUSTER_DIR/go/$MODULE" || return
+  cd "$CLUSTER_DIR/$MODULE" || return
   # Explicit settings, so that a user's Go environment cannot change the result;
   # -mod=readonly makes an incomplete go.sum an error instead of an edit.
   env -u GOOS -u GOARCH GOFLAGS='' GOWORK=off CGO_ENABLED=0 \

@@ -45,7 +45,7 @@ root_debian() {
 # kind program was built from, so that the two always fit.
 root_kind_files() {
   local files
-  files="$(cd "$CLUSTER_DIR/go/kind" && go mod download sigs.k8s.io/kind && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)/images/base/files"
+  files="$(cd "$CLUSTER_DIR/go" && go mod download sigs.k8s.io/kind && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)/images/base/files"
   # Module files are read-only and carry no executable bits.
   cp -r --no-preserve=mode,ownership "$files/etc" "$files/kind" "$ROOT/"
   install -m 0755 "$files"/usr/local/bin/* "$ROOT/usr/local/bin/"
