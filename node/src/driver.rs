@@ -26,6 +26,7 @@ use crate::{
     outbox::Outbox,
     storage::{Storage, StorageError},
     store::{Deviation, Snapshot},
+    timer::Timer,
     wire,
 };
 
@@ -129,6 +130,7 @@ impl<S: Storage> Driver<S> {
         stop: impl Future<Output = ()>,
     ) -> Result<(), StorageError> {
         let clock = self.handle.clock;
+        let mut timer = Timer::new(clock);
         let mut batch = Vec::with_capacity(BATCH);
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -143,7 +145,7 @@ impl<S: Storage> Driver<S> {
                 () = &mut stop => return Ok(()),
                 _ = commands.recv_many(&mut batch, BATCH) => {}
                 () = room_changed, if self.admission.is_waiting() => {}
-                () = until(clock, deadline) => {}
+                () = timer.until(deadline) => {}
             }
             // Read once, after everything has arrived: for a batch, no time passes.
             let now = clock.now();
@@ -424,13 +426,5 @@ impl<S: Storage> Driver<S> {
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-}
-
-/// Sleeps until the core wants to be woken; for ever, if it does not.
-async fn until(clock: Clock, deadline: Option<Micros>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(clock.instant(deadline).into()).await,
-        None => std::future::pending().await,
     }
 }

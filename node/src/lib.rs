@@ -31,6 +31,7 @@ pub mod shutdown;
 pub mod static_leader;
 pub mod storage;
 pub mod store;
+pub mod timer;
 pub mod transport;
 pub mod wire;
 
