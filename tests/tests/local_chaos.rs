@@ -85,7 +85,7 @@ async fn faults(test: &str, setup: impl Fn(u64) -> Setup) -> anyhow::Result<()> 
         let setup = setup(seed);
         async move {
             let again = format!(
-                "QUORUMKV_CHAOS_SEEDS={seed} QUORUMKV_CHAOS_SECONDS={} cargo test --package quorumkv-tests \
+                "QUORUMKV_CHAOS_SEEDS={seed} QUORUMKV_CHAOS_SECONDS={} cargo test --workspace \
                  --test local_chaos -- {test}",
                 time.as_secs()
             );

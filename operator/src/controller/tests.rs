@@ -93,18 +93,21 @@ async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
     assert_eq!(sent[1]["metadata"]["uid"], "n0");
 }
 
+/// So many events, then a status.
+fn events_and_status(cluster: &KvCluster, events: usize) -> Vec<api::Expected> {
+    let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    let mut script: Vec<_> = (0..events).map(|_| api::Expected::written(http::Method::POST, path)).collect();
+    let answer = serde_json::to_value(cluster).expect("serializes");
+    script.push(api::Expected::written(http::Method::PATCH, status).answering(answer));
+    script
+}
+
 #[tokio::test]
 async fn a_spec_that_cannot_be_built_is_reported_once() {
     let mut cluster = cluster();
     cluster.spec.write_quorum = 9;
-    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
-    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
-    let script = vec![
-        api::Expected::written(http::Method::POST, events),
-        api::Expected::written(http::Method::PATCH, status)
-            .answering(serde_json::to_value(&cluster).expect("serializes")),
-    ];
-    let (client, server) = api::server(script);
+    let (client, server) = api::server(events_and_status(&cluster, 1));
     let context = context(client);
     let mut memory = ClusterMemory::default();
     steps(&cluster, &context, &mut memory).await.expect("reported");
@@ -162,14 +165,7 @@ async fn a_paused_store_is_told_so_once_and_nothing_else_is_written() {
     // A spec that would be refused, and a wish that would be granted or refused: neither is looked at.
     cluster.spec.write_quorum = 9;
     cluster.annotations_mut().insert(crate::switchover::ANNOTATION.to_owned(), "demo-9".to_owned());
-    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
-    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
-    let script = vec![
-        api::Expected::written(http::Method::POST, events),
-        api::Expected::written(http::Method::PATCH, status)
-            .answering(serde_json::to_value(&cluster).expect("serializes")),
-    ];
-    let (client, server) = api::server(script);
+    let (client, server) = api::server(events_and_status(&cluster, 1));
     let context = context(client);
     let mut memory = ClusterMemory::default();
     let action = steps(&cluster, &context, &mut memory).await.expect("told");
@@ -195,15 +191,7 @@ async fn a_paused_store_is_told_so_once_and_nothing_else_is_written() {
 async fn a_store_is_looked_after_again_when_the_annotation_is_gone() {
     let mut cluster = cluster();
     cluster.spec.write_quorum = 9;
-    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
-    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
-    let script = vec![
-        api::Expected::written(http::Method::POST, events),
-        api::Expected::written(http::Method::POST, events),
-        api::Expected::written(http::Method::PATCH, status)
-            .answering(serde_json::to_value(&cluster).expect("serializes")),
-    ];
-    let (client, server) = api::server(script);
+    let (client, server) = api::server(events_and_status(&cluster, 2));
     let context = context(client);
     let mut memory = ClusterMemory { paused: true, ..ClusterMemory::default() };
     steps(&cluster, &context, &mut memory).await.expect("looked at");
