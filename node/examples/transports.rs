@@ -106,7 +106,8 @@ fn measure(way: Way, bytes: usize) -> anyhow::Result<(f64, f64)> {
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
                 tokio::spawn(connection);
                 let send = async || {
-                    let request = Request::post("/append").header("host", "localhost").body(Body::from(batch.clone()))?;
+                    let request =
+                        Request::post("/append").header("host", "localhost").body(Body::from(batch.clone()))?;
                     sender.ready().await?;
                     let body = sender.send_request(request).await?.into_body();
                     ack(axum::body::to_bytes(Body::new(body), usize::MAX).await?.len())

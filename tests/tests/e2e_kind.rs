@@ -22,6 +22,7 @@ mod e2e {
     pub(crate) mod install;
     pub(crate) mod isolation;
     pub(crate) mod page;
+    pub(crate) mod plugin;
     pub(crate) mod quiet;
     pub(crate) mod refusals;
     pub(crate) mod service;
@@ -36,7 +37,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, page, quiet, refusals, service, settings, storage, switchover, world::World,
+    chaos, failures, install, isolation, page, plugin, quiet, refusals, service, settings, storage, switchover,
+    world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         failures::pods_are_renewed_one_by_one_under_load,
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
+        plugin::kubectl_kvc_does_what_it_says,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,

@@ -53,8 +53,7 @@ async fn a_pod_that_was_replaced_meanwhile_is_left_alone(
     let pod = serde_json::from_value(json!({"metadata": {"name": "demo-0", "namespace": "default", "uid": "x"}}));
     let pod: Pod = pod.expect("a pod");
     let status = StatusCode::from_u16(code).expect("a status code");
-    let answer =
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code});
+    let answer = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code});
     let refused = |method| Expected::failing(method, POD, status).answering(answer.clone());
     let (client, server) = server(vec![refused(Method::PATCH), refused(Method::DELETE)]);
     assert_eq!(label_pod(&client, &pod, Role::Leader).await.is_ok(), passes);
@@ -103,12 +102,10 @@ async fn only_the_object_that_differs_is_applied() {
 
 #[tokio::test]
 async fn somebody_elses_object_is_left_alone() {
-    let theirs =
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo", "namespace": "default"}});
+    let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo", "namespace": "default"}});
     let (client, server) = server(vec![Expected::found(CLUSTER, stored("10")), Expected::found(SERVICE, theirs)]);
     let cluster = valid_cluster();
-    let error =
-        apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await.expect_err("theirs");
+    let error = apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await.expect_err("theirs");
     assert!(error.to_string().contains("Service demo exists and does not belong"), "{error}");
     drop(client);
     server.await.expect("nothing was written");
@@ -144,20 +141,14 @@ fn stored(version: &str) -> Value {
 
 #[tokio::test]
 async fn the_record_is_replaced_only_at_the_version_that_was_read() {
-    let script = vec![
-        Expected::found(CLUSTER, stored("10")),
-        Expected::failing(Method::PATCH, STATUS, StatusCode::CONFLICT),
-    ];
+    let script =
+        vec![Expected::found(CLUSTER, stored("10")), Expected::failing(Method::PATCH, STATUS, StatusCode::CONFLICT)];
     let (client, server) = server(script);
     let platform = StatusRecord::new(&client, &valid_cluster());
     let read = platform.record().await.expect("a record");
     let copy = Member { name: "demo-1".into(), storage_id: StorageId::random() };
-    let new = Record {
-        epoch: Epoch(1),
-        leader: Some("demo-1".into()),
-        last_leader: Some(copy.clone()),
-        members: vec![copy],
-    };
+    let new =
+        Record { epoch: Epoch(1), leader: Some("demo-1".into()), last_leader: Some(copy.clone()), members: vec![copy] };
     let error = platform.replace(&read, new).await.expect_err("somebody was faster");
     assert!(matches!(error, RecordError::Conflict));
     drop((client, platform));
@@ -238,8 +229,7 @@ async fn in_a_namespace_that_is_going_away_nothing_fails() {
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "Forbidden",
         "code": 403,
     });
-    let script =
-        vec![Expected::found(CLUSTER, stored("10")), Expected::missing(SERVICE), forbidden.answering(answer)];
+    let script = vec![Expected::found(CLUSTER, stored("10")), Expected::missing(SERVICE), forbidden.answering(answer)];
     let (client, server) = server(script);
     let cluster = valid_cluster();
     let error = apply(&client, &cluster, &build::objects(&cluster), &Observed::default()).await;

@@ -1,8 +1,10 @@
 //! Makes the cluster, and installs into it what this checkout builds.
 
 use std::{
+    env,
     ffi::OsStr,
     fs::File,
+    iter,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::command::{Command, CommandError};
+use crate::processes::programs;
 
 /// The first time, programs and the image of the cluster's node are built.
 const UP_LIMIT: Duration = Duration::from_mins(40);
@@ -182,6 +185,24 @@ impl Kind {
     #[must_use]
     pub fn kubectl<Argument: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = Argument>) -> Command {
         Command::new(self.tools.join("kubectl")).arg("--kubeconfig").arg(&self.kubeconfig).args(arguments)
+    }
+
+    /// `kubectl kvc` with this cluster, ready to run.
+    ///
+    /// # Errors
+    /// When the plugin is not there and cannot be built.
+    pub fn kubectl_kvc<Argument: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = Argument>,
+    ) -> anyhow::Result<Command> {
+        let plugin = programs::plugin()?;
+        // kubectl looks for its plugins there.
+        let folder = plugin.parent().context("a program lies in a folder")?.to_owned();
+        let others = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths(iter::once(folder).chain(env::split_paths(&others)))?;
+        // It takes no option before the name of a plugin.
+        let kubectl = Command::new(self.tools.join("kubectl")).env("PATH", path).env("KUBECONFIG", &self.kubeconfig);
+        Ok(kubectl.arg("kvc").args(arguments))
     }
 
     /// The kubeconfig of this cluster.

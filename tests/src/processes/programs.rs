@@ -37,6 +37,14 @@ pub fn operator() -> anyhow::Result<PathBuf> {
     find("quorumkv-operator", "QUORUMKV_OPERATOR_BIN", &[])
 }
 
+/// The plugin of kubectl: `QUORUMKV_PLUGIN_BIN`, or `kubectl-kvc` as for [`node`].
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn plugin() -> anyhow::Result<PathBuf> {
+    find("kubectl-kvc", "QUORUMKV_PLUGIN_BIN", &[])
+}
+
 fn find(program: &str, variable: &str, features: &[&str]) -> anyhow::Result<PathBuf> {
     if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
