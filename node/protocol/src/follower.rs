@@ -117,7 +117,17 @@ impl Follower {
                 FollowerMessage::Ack { epoch: self.epoch, match_seq: self.match_seq, heartbeat: Some(sent) }
             }
         };
-        effects.to_leader.push((stream, answer));
+        match (answer, effects.to_leader.last_mut()) {
+            // Acknowledgements are cumulative: one says what all of a batch would.
+            (
+                FollowerMessage::Ack { epoch, match_seq, heartbeat },
+                Some((to, FollowerMessage::Ack { epoch: told, match_seq: up_to, heartbeat: latest })),
+            ) if *to == stream && *told == epoch => {
+                *up_to = match_seq.max(*up_to);
+                *latest = heartbeat.max(*latest);
+            }
+            (answer, _) => effects.to_leader.push((stream, answer)),
+        }
     }
 
     /// Appends what a leader sent, after [`Self::accept`]. Returns how far the logs agree now.

@@ -280,4 +280,21 @@ mod tests {
         assert_eq!(container.volume_mounts.as_ref().expect("mounts")[0].mount_path, "/data");
         assert!(container.env.as_ref().expect("variables").iter().any(|var| var.name == "DATA_DIR"));
     }
+
+    /// Another template is another revision of the StatefulSet: an upgrade of the operator would replace every pod of
+    /// every store, followers first and then by a switchover. If that is what a change is worth, say so in the
+    /// changelog and put the new fingerprints here.
+    #[test]
+    fn an_upgrade_of_the_operator_replaces_no_pod() {
+        let persistent = ValidStorage::Persistent { size: "1Gi".into(), class: None };
+        let fingerprint = |storage: ValidStorage| {
+            let template = template(&ValidCluster { storage, ..valid_cluster() });
+            let text = serde_json::to_string(&template).expect("a template serializes");
+            (super::super::fnv1a(text.as_bytes()), text)
+        };
+        for (storage, expected) in [(ValidStorage::Memory, 0), (persistent, 0)] {
+            let (found, text) = fingerprint(storage);
+            assert_eq!(found, expected, "{found:#018x}, of {text}");
+        }
+    }
 }
