@@ -84,8 +84,8 @@ fn programs_folder() -> anyhow::Result<PathBuf> {
 
 fn build(cargo: OsString, program: &str, features: &[&str], folder: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
-    // The whole workspace, for the same choice of features as in other builds.
-    command.args(["build", "--quiet", "--workspace", "--bin", program]).args(features);
+    // The whole workspace and a small test, for the same choice of features as in other builds (see tests/run.sh).
+    command.args(["build", "--quiet", "--workspace", "--bin", program, "--test", "waiting_writes"]).args(features);
     command.arg("--target-dir").arg(folder.parent().context("a profile's folder lies in the target folder")?);
     if folder.ends_with("release") {
         command.arg("--release");
