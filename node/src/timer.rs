@@ -30,7 +30,10 @@ impl Timer {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        #[allow(deprecated, reason = "its successor is unsafe for the sake of types that are not owners of what they name")]
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that are not owners of what they name"
+        )]
         let register = AsyncFd::new;
         let created = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(io::Error::from).and_then(register);
         let kernel = created.inspect_err(|error| warn!(%error, "delays are rounded up to milliseconds")).ok();

@@ -80,6 +80,9 @@ pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: Cancel
     connections.wait().await;
 }
 
+/// The answer in place of what was asked for.
+type Refused = Box<Response>;
+
 /// One connection.
 struct Client {
     port: ClientPort,
@@ -133,7 +136,7 @@ impl Client {
     /// Answers what is whole in `input`: the bytes that were taken from it, and whether what follows is for
     /// the router.
     async fn answer_read(&self, input: &[u8], answers: &mut Answers, tcp: &mut TcpStream) -> io::Result<(usize, bool)> {
-        let mut under_way: Vec<Result<Begun, Response>> = Vec::new();
+        let mut under_way: Vec<Result<Begun, Refused>> = Vec::new();
         let mut taken = 0;
         let cold = loop {
             let (hot, bytes) = match look_at(&input[taken..]) {
@@ -164,13 +167,13 @@ impl Client {
         Ok((taken, cold))
     }
 
-    async fn begin(&self, body: &[u8]) -> Result<Begun, Response> {
+    async fn begin(&self, body: &[u8]) -> Result<Begun, Refused> {
         let wish = guarded(|| writes::wish(&HeaderMap::new(), body).map(writes::Wish::operation))?;
         Ok(self.port.driver.begin_write(wish).await)
     }
 
     /// Waits for the writes that were begun, and answers them in their order.
-    async fn settle(&self, under_way: &mut Vec<Result<Begun, Response>>, answers: &mut Answers) {
+    async fn settle(&self, under_way: &mut Vec<Result<Begun, Refused>>, answers: &mut Answers) {
         for begun in under_way.drain(..) {
             let settled = match begun {
                 Ok(begun) => {
@@ -182,7 +185,7 @@ impl Client {
             let closing = self.until.is_cancelled();
             match settled {
                 Ok(done) => answers.put_json(closing, |body| done.put(body)),
-                Err(response) => answers.put(closing, response).await,
+                Err(response) => answers.put(closing, *response).await,
             }
         }
     }
@@ -191,7 +194,7 @@ impl Client {
         let closing = self.until.is_cancelled();
         match guarded(|| reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default())) {
             Ok(found) => answers.put_json(closing, |body| reads::put_found(body, key, &found)),
-            Err(response) => answers.put(closing, response).await,
+            Err(response) => answers.put(closing, *response).await,
         }
     }
 
@@ -222,9 +225,11 @@ async fn write(tcp: &mut TcpStream, answers: &mut Answers) -> io::Result<()> {
 }
 
 /// What `work` gives, or the answer in place of it, also when it panics.
-fn guarded<Given>(work: impl FnOnce() -> Result<Given, ApiError>) -> Result<Given, Response> {
-    let worked = catch_unwind(AssertUnwindSafe(work));
-    worked.map_err(panicked)?.map_err(ApiError::into_response)
+fn guarded<Given>(work: impl FnOnce() -> Result<Given, ApiError>) -> Result<Given, Refused> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(worked) => worked.map_err(|refused| Box::new(refused.into_response())),
+        Err(panic) => Err(Box::new(panicked(panic))),
+    }
 }
 
 #[cfg(test)]
