@@ -2,7 +2,7 @@
 //!
 //! One load ([`generator`]) for all systems ([`system`]), which run as processes of this machine. [`compare`] asks
 //! them in turn, [`growth`] lets one thing after the other grow, [`bars`] says what is wanted, [`report`] writes it
-//! down. Speed never fails the command: what is judged stands in the report.
+//! down, [`picture`] draws it. Speed never fails the command: what is judged stands in the report.
 
 pub mod answer;
 pub mod bars;
@@ -13,6 +13,7 @@ pub mod generator;
 pub mod growth;
 pub mod machine;
 mod measuring;
+pub mod picture;
 pub mod report;
 pub mod request;
 pub mod schedule;
@@ -94,7 +95,7 @@ pub struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// Folder for the report [default: results; results/tmp if anything was left out]
+    /// Folder for report and picture [default: results; results/tmp if anything was left out]
     #[arg(long, value_name = "FOLDER")]
     results: Option<PathBuf>,
 
@@ -172,8 +173,8 @@ pub async fn run(options: Options, context: &program::Context) -> Result<Found, 
     let Measuring { rows, notes, .. } = measuring;
     let (bars, key_memory) = (bars::judge(&rows, &delay), growth::key_memory(&rows));
     let found = Found { command: machine::command(), machine, notes, bars, rows, key_memory, delay };
-    report::write(&found, &folder)?;
-    context.progress(format!("written: bench.md and bench.json in {}", folder.display()));
+    let written = report::write(&found, &folder)?;
+    context.progress(format!("written: {} in {}", written.join(", "), folder.display()));
     Ok(found)
 }
 

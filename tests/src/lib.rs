@@ -5,12 +5,13 @@
 //! the operator's local mode, as processes of this machine, [`kind`] runs them on Kubernetes; [`chaos`] strikes both,
 //! [`recovery`] watches a node come back. [`client`] speaks to the client port, [`wait`] waits for conditions.
 //! [`browser`] looks at the page, [`lab`] holds the lab's programs, [`bench`]
-//! measures speed beside other systems.
+//! measures speed beside other systems; `drawing` makes pictures of what they measured.
 
 pub mod bench;
 pub mod browser;
 pub mod chaos;
 pub mod client;
+mod drawing;
 pub mod fill;
 pub mod follower_reads;
 pub mod history;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use quorumkv_tests::processes::programs;
+use resvg::tiny_skia::Pixmap;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -44,6 +45,15 @@ async fn a_quick_bench_measures_every_system_that_is_here_and_writes_its_report(
     for part in ["## What is wanted", "## Systems beside each other", "| quorumkv", "not measured", "More keys"] {
         assert!(report.contains(part), "{part:?} is missing in {report}");
     }
+    assert!(report.contains("](bench.png)"), "the picture is linked in {report}");
+    let svg = fs::read_to_string(folder.path().join("bench.svg")).expect("it is written");
+    for part in ["quorumkv", "Writes in memory", "Writes on disk", "connections"] {
+        assert!(svg.contains(part), "{part:?} is missing in {svg}");
+    }
+    let png = fs::read(folder.path().join("bench.png")).expect("it is written");
+    let pixels = Pixmap::decode_png(&png).expect("a PNG");
+    // Memory and disk, and below them processor time and growth, or reads.
+    assert_eq!((pixels.width(), pixels.height()), (1600, 1240));
     let written = fs::read(folder.path().join("bench.json")).expect("it is written");
     assert_eq!(serde_json::from_slice::<Value>(&written).expect("JSON"), found);
 }

@@ -1,6 +1,6 @@
-//! Tables, Markdown and JSON.
+//! Tables, Markdown, JSON and the picture's files.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use anyhow::Context as _;
 
@@ -8,30 +8,49 @@ use super::{
     Found,
     bars::Bar,
     figures::{Row, Series},
+    picture::{self, Picture},
 };
 use crate::lab::{program::json_text, table::table};
 
-/// Writes the report into a folder.
+/// Writes the report into a folder, and removes an older picture where there is nothing to draw. Gives the names of
+/// the files that it wrote.
 ///
 /// # Errors
-/// When the files cannot be written.
-pub fn write(found: &Found, folder: &Path) -> anyhow::Result<()> {
+/// When the files cannot be written, or, once the others are, when the picture cannot be drawn.
+pub fn write(found: &Found, folder: &Path) -> anyhow::Result<Vec<&'static str>> {
     fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
-    for (name, text) in [("bench.md", markdown(found)), ("bench.json", json_text(found))] {
+    let picture = picture::draw(found);
+    let drawn = picture.as_ref().ok().and_then(Option::as_ref);
+    let mut files = vec![
+        ("bench.md", Some(markdown(found, drawn).into_bytes())),
+        ("bench.json", Some(json_text(found).into_bytes())),
+    ];
+    let (svg, png) = drawn.map(|picture| (picture.svg.clone().into_bytes(), picture.png.clone())).unzip();
+    files.extend([("bench.svg", svg), ("bench.png", png)]);
+    let mut written = Vec::new();
+    for (name, content) in files {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        if let Some(content) = content {
+            fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+            written.push(name);
+        } else if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("remove {}", path.display()));
+        }
     }
-    Ok(())
+    picture.map(|_| written)
 }
 
-fn markdown(found: &Found) -> String {
+fn markdown(found: &Found, picture: Option<&Picture>) -> String {
     let machine = &found.machine;
+    let picture = picture.map_or_else(String::new, |picture| format!("![{}](bench.png)\n\n", picture.shows.join("; ")));
     let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
     format!(
         "# What this store can do beside others\n\nMeasured by `{}` on {} cores ({}), Linux {}, load average {} before.\n\n{}\n\
          All systems are six processes on loopback (axum: one), asked by one load on one thread of the same machine. A \
          figure is the median of its repeats, with least and most. etcd in memory writes files without waiting for \
-         them (`--unsafe-no-fsync`); its leader is asked. CPU is that of all processes of a system together.\n\n{}",
+         them (`--unsafe-no-fsync`); its leader is asked. CPU is that of all processes of a system together.\n\n{picture}{}",
         found.command,
         machine.cores,
         machine.processor,
@@ -117,4 +136,34 @@ fn figures(rows: &[&Row]) -> String {
             ]
         }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bench::{
+        figures::{
+            Rows,
+            tests::{figures, point},
+        },
+        picture::tests::found,
+        report::write,
+        system::System,
+    };
+
+    #[test]
+    fn the_report_has_a_picture_while_there_is_something_to_draw() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut rows = Rows::default();
+        rows.add(point(System::Quorumkv), figures(0, 1000.0));
+        let all = ["bench.md", "bench.json", "bench.svg", "bench.png"];
+        assert_eq!(write(&found(rows), folder.path()).expect("written"), all);
+        let text = || std::fs::read_to_string(folder.path().join("bench.md")).expect("written");
+        assert!(text().contains("![Writes in memory; CPU per write, of all processes](bench.png)"), "{}", text());
+        assert!(all.iter().all(|name| folder.path().join(name).is_file()));
+
+        // Nothing to draw: what is there of the picture is from another run.
+        assert_eq!(write(&found(Rows::default()), folder.path()).expect("written"), all[..2]);
+        assert!(!text().contains("bench.png"), "{}", text());
+        assert!(all[2..].iter().all(|name| !folder.path().join(name).exists()));
+    }
 }

@@ -33,6 +33,7 @@ use super::{
     store::{Beginning, Store},
     workload::{Measured, Workload},
 };
+use crate::drawing;
 
 /// Measures every write quorum, from one follower to all: by default 120 writes on 15 keys by 12 clients each.
 #[derive(Debug, Parser)]
@@ -261,7 +262,7 @@ impl Analysis {
     fn write_files(&self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let svg = picture::svg(self)?;
         let files: [(&str, Vec<u8>); 4] = [
-            ("quorum_analysis.png", picture::png(&svg)?),
+            ("quorum_analysis.png", drawing::png(&svg)?),
             ("quorum_analysis.svg", svg.into_bytes()),
             ("quorum_analysis.md", report::markdown(self).into_bytes()),
             ("quorum_analysis.json", json_text(self).into_bytes()),

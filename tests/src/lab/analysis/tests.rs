@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use clap::Parser as _;
 
 use super::*;
-use crate::lab::statistics::Summary;
+use crate::{drawing::tests::assert_readable, lab::statistics::Summary};
 
 fn level(quorum: u8, acked: u64, failed: u64, mean_ms: f64) -> Level {
     let latency = Summary {
@@ -71,6 +71,7 @@ fn the_picture_is_drawn_whatever_was_measured() {
     for (what, analysis) in [("the lab", labs()), ("nothing", nothing), ("some", some), ("nine", nine)] {
         let svg = picture::svg(&analysis).expect(what);
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{what}");
+        assert_readable(what, &svg);
     }
     picture::svg(&analysis(Vec::new())).expect_err("nothing to draw");
 }
@@ -80,7 +81,7 @@ fn the_picture_has_its_text_from_the_font_it_brings() {
     let svg = picture::svg(&labs()).expect("drawn");
     let other = svg.replace("Noto Sans, Helvetica, Arial, sans-serif", "a font that nobody has");
     assert_ne!(svg, other);
-    let [with_text, without] = [svg, other].map(|svg| picture::png(&svg).expect("rendered").len());
+    let [with_text, without] = [svg, other].map(|svg| drawing::png(&svg).expect("rendered").len());
     assert!(with_text > without * 3 / 2, "{with_text} bytes with text, {without} without");
 }
 

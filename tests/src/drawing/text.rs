@@ -1,4 +1,4 @@
-//! Text in the picture: its font, its sizes, and labels that do not cover each other.
+//! Text in a picture: its font, its sizes, numbers, and labels that do not cover each other.
 
 use plotters::{
     prelude::*,
@@ -10,11 +10,16 @@ use plotters::{
 
 use super::DARK;
 
+/// Size of most text.
+pub(crate) const TEXT: u32 = 22;
+/// Least distance of two lines of text.
+pub(crate) const LINE: i32 = 28;
+
 /// Regular and bold.
-pub(super) const FONTS: [&[u8]; 2] = [ttf_noto_sans::REGULAR, ttf_noto_sans::BOLD];
+pub(crate) const FONTS: [&[u8]; 2] = [ttf_noto_sans::REGULAR, ttf_noto_sans::BOLD];
 
 /// Name of the font.
-pub(super) const FAMILY: &str = "Noto Sans";
+pub(crate) const FAMILY: &str = "Noto Sans";
 
 /// As the SVG names it: whoever views it may not have the font.
 const FAMILIES: &str = "Noto Sans, Helvetica, Arial, sans-serif";
@@ -23,7 +28,7 @@ const FAMILIES: &str = "Noto Sans, Helvetica, Arial, sans-serif";
 const SHRUNK: f64 = 1.24;
 
 /// Makes the font known to the layout.
-pub(super) fn register_fonts() -> anyhow::Result<()> {
+pub(crate) fn register_fonts() -> anyhow::Result<()> {
     for (style, font) in [FontStyle::Normal, FontStyle::Bold].into_iter().zip(FONTS) {
         register_font(FAMILIES, style, font).map_err(|_| anyhow::anyhow!("the font is no font"))?;
     }
@@ -31,12 +36,12 @@ pub(super) fn register_fonts() -> anyhow::Result<()> {
 }
 
 /// Plain text, centred on its point.
-pub(super) fn plain(pixels: u32) -> TextStyle<'static> {
+pub(crate) fn plain(pixels: u32) -> TextStyle<'static> {
     styled(pixels, FontStyle::Normal)
 }
 
 /// Bold text, centred on its point.
-pub(super) fn bold(pixels: u32) -> TextStyle<'static> {
+pub(crate) fn bold(pixels: u32) -> TextStyle<'static> {
     styled(pixels, FontStyle::Bold)
 }
 
@@ -46,18 +51,44 @@ fn styled(pixels: u32, style: FontStyle) -> TextStyle<'static> {
 }
 
 /// Begins at its point.
-pub(super) fn left(style: &TextStyle<'static>) -> TextStyle<'static> {
+pub(crate) fn left(style: &TextStyle<'static>) -> TextStyle<'static> {
     style.pos(Pos::new(HPos::Left, VPos::Center))
 }
 
 /// Ends at its point.
-pub(super) fn right(style: &TextStyle<'static>) -> TextStyle<'static> {
+pub(crate) fn right(style: &TextStyle<'static>) -> TextStyle<'static> {
     style.pos(Pos::new(HPos::Right, VPos::Center))
+}
+
+/// A number that is not negative, with three digits that count, of which at most two are decimals: `61,200`, `31.3`,
+/// `0.52`.
+pub(crate) fn number(value: f64) -> String {
+    let unit = 10_f64.powf(value.max(1.0).log10().floor() - 2.0);
+    let rounded = (value / unit).round() * unit;
+    let decimals = match rounded {
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    thousands(&format!("{rounded:.decimals$}"))
+}
+
+/// A number in digits, with a comma before every three of its whole part.
+pub(crate) fn thousands(digits: &str) -> String {
+    let whole = digits.find('.').unwrap_or(digits.len());
+    let mut text = String::new();
+    for (index, digit) in digits.char_indices() {
+        if index > 0 && index < whole && (whole - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Moves places apart until all are `gap` or more from each other, each as little as it must, and keeps their
 /// order. Gives them in the order of `wanted`.
-pub(super) fn spread(wanted: &[i32], gap: i32) -> Vec<i32> {
+pub(crate) fn spread(wanted: &[i32], gap: i32) -> Vec<i32> {
     let length = |group: &[usize]| i32::try_from(group.len()).unwrap_or(i32::MAX);
     // Places that touch form a group, which lies around the mean of what its members want.
     let top = |group: &[usize]| {
@@ -93,6 +124,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        let numbers =
+            [(0.0, "0.00"), (0.516, "0.52"), (9.996, "10.0"), (31.26, "31.3"), (850.4, "850"), (999.6, "1,000")];
+        for (value, text) in numbers.into_iter().chain([(61_234.0, "61,200"), (1_234_567.0, "1,230,000")]) {
+            assert_eq!(number(value), text, "{value}");
+        }
+        assert_eq!(["1", "100", "1000", "1234.5678"].map(thousands), ["1", "100", "1,000", "1,234.5678"]);
+    }
 
     #[test]
     fn places_that_do_not_touch_stay() {
