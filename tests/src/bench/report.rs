@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use super::{
     Found,
     bars::Bar,
+    compression,
     figures::{Row, Series},
+    machine::Machine,
 };
 use crate::lab::{program::json_text, table::table};
 
@@ -17,7 +19,9 @@ use crate::lab::{program::json_text, table::table};
 /// When the files cannot be written.
 pub fn write(found: &Found, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
-    for (name, text) in [("bench.md", markdown(found)), ("bench.json", json_text(found))] {
+    let compression = (!found.compression.is_empty()).then(|| ("compression.md", compression_markdown(found)));
+    for (name, text) in [("bench.md", markdown(found)), ("bench.json", json_text(found))].into_iter().chain(compression)
+    {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
@@ -25,20 +29,29 @@ pub fn write(found: &Found, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn markdown(found: &Found) -> String {
-    let machine = &found.machine;
     let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
     format!(
-        "# What this store can do beside others\n\nMeasured by `{}` on {} cores ({}), Linux {}, load average {} before.\n\n{}\n\
+        "# What this store can do beside others\n\n{}\n\n{}\n\
          All systems are six processes on loopback (axum: one), asked by one load on one thread of the same machine. A \
          figure is the median of its repeats, with least and most. etcd in memory writes files without waiting for \
          them (`--unsafe-no-fsync`); its leader is asked. CPU is that of all processes of a system together.\n\n{}",
-        found.command,
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load_average,
-        list(&machine.versions),
+        measured(found),
+        list(&found.machine.versions),
         tables(found),
+    )
+}
+
+fn compression_markdown(found: &Found) -> String {
+    let (measured, report) = (measured(found), compression::report(&found.compression));
+    format!("# What compression on the replication stream saves and costs\n\n{measured}\n\n{report}")
+}
+
+/// How and where it was measured.
+fn measured(found: &Found) -> String {
+    let Machine { cores, processor, kernel, load_average, versions: _ } = &found.machine;
+    let command = &found.command;
+    format!(
+        "Measured by `{command}` on {cores} cores ({processor}), Linux {kernel}, load average {load_average} before."
     )
 }
 
@@ -63,6 +76,12 @@ pub fn tables(found: &Found) -> String {
         if !rows.is_empty() {
             text += &format!("\n## {title}\n\n{}", figures(&rows));
         }
+    }
+    if !found.compression.is_empty() {
+        text += &format!(
+            "\n## Compression of large values on the way to followers\n\n{}",
+            compression::tables(&found.compression)
+        );
     }
     if let Some(memory) = found.key_memory {
         let (from, to, bytes) = (memory.from, memory.to, memory.bytes);
