@@ -12,7 +12,8 @@ use tokio_util::codec::Decoder;
 /// Largest payload. An entry is at most a little over one MiB, and larger batches are split.
 pub const MAX_PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
 
-const HEADER_BYTES: usize = 8;
+/// Bytes before a payload.
+pub const HEADER_BYTES: usize = 8;
 
 /// Why a stream cannot be read any further.
 #[derive(Debug, thiserror::Error)]

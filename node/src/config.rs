@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorumkv_api::{Delay, NodeId, Settings, WriteQuorum, peer::PeerAddress, settings::InvalidSettings};
 use rand::random;
 
-use self::parse::{parse_optional_url, parse_seconds, parse_url, with_port};
+use self::parse::{parse_compression, parse_optional_url, parse_seconds, parse_url, with_port};
+use crate::wire::compression::Compression;
 
 /// A node of quorumkv: leader or follower of a replicated key-value store.
 #[derive(Debug, Parser)]
@@ -139,6 +140,10 @@ pub struct Arguments {
     /// Recent log entries kept for followers that fall behind; who is further behind gets a snapshot.
     #[arg(long, env = "LOG_ENTRIES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..))]
     pub log_entries: u32,
+    /// Frames of more bytes than this are sent to followers compressed, where that makes them smaller and they
+    /// read it; off: none are, and this node asks for none.
+    #[arg(long, env = "COMPRESS_ABOVE", value_name = "BYTES|off", default_value = "off", value_parser = parse_compression)]
+    pub compress_above: Compression,
 }
 
 /// A checked configuration.
@@ -174,6 +179,8 @@ pub struct Config {
     pub worker_threads: usize,
     /// Recent log entries kept.
     pub log_entries: usize,
+    /// Whether frames to followers are compressed, and leaders hear that they may be.
+    pub compression: Compression,
     /// Present when this node takes leadership by itself.
     pub static_leader: Option<StaticLeader>,
 }
@@ -286,6 +293,7 @@ impl Arguments {
             parent_pid,
             worker_threads,
             log_entries,
+            compress_above,
         } = self;
         check_ports(port, peer_port, metrics_port)?;
         let host = if node_id.is_some() && advertise_url.is_some() { String::new() } else { host_name()? };
@@ -321,6 +329,7 @@ impl Arguments {
             parent_pid,
             worker_threads: usize::from(worker_threads),
             log_entries: usize::try_from(log_entries).expect("this system's pointers have 32 bits or more"),
+            compression: compress_above,
             static_leader,
         })
     }

@@ -24,6 +24,7 @@ use crate::{
     latency::Latency,
     metrics::Metrics,
     store::{Deviation, Snapshot, Store},
+    wire::compression::SharedFrame,
 };
 
 /// Commands that wait for the driver before senders have to wait themselves.
@@ -32,8 +33,10 @@ pub const QUEUE: usize = 4096;
 /// Something for a stream's writer.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// A whole frame, possibly shared with other streams.
+    /// A whole frame.
     Frame(Bytes),
+    /// A frame that other streams get too, compressed by those that may.
+    Shared(SharedFrame),
     /// A snapshot, encoded piece by piece as the stream takes it.
     Snapshot {
         /// The leader's epoch.

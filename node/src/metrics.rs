@@ -69,6 +69,41 @@ struct StreamLabel {
     side: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+/// Which way frames go on a replication stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the other side.
+    Sent,
+    /// From the other side.
+    Received,
+}
+
+/// Counts frames that go one way.
+#[derive(Debug, Clone, Default)]
+pub struct StreamBytes {
+    on_the_wire: Counter,
+    uncompressed: Counter,
+}
+
+impl StreamBytes {
+    /// Counts a frame with so many bytes, and how many it has where nothing is compressed.
+    pub fn add(&self, on_the_wire: usize, uncompressed: usize) {
+        self.on_the_wire.inc_by(on_the_wire as u64);
+        self.uncompressed.inc_by(uncompressed as u64);
+    }
+
+    /// What was counted so far, in the same order.
+    #[must_use]
+    pub fn get(&self) -> (u64, u64) {
+        (self.on_the_wire.get(), self.uncompressed.get())
+    }
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -77,6 +112,8 @@ pub struct Metrics {
     write_latency: Histogram,
     elections: Counter,
     broken_streams: Family<StreamLabel, Counter>,
+    stream_bytes: Family<DirectionLabel, Counter>,
+    stream_uncompressed_bytes: Family<DirectionLabel, Counter>,
     snapshots_sent: Counter,
     snapshots_installed: Counter,
     leader: Number,
@@ -102,6 +139,8 @@ impl Default for Metrics {
             write_latency: Histogram::new(exponential_buckets(0.0001, 2.0, 17)),
             elections: Counter::default(),
             broken_streams: Family::default(),
+            stream_bytes: Family::default(),
+            stream_uncompressed_bytes: Family::default(),
             snapshots_sent: Counter::default(),
             snapshots_installed: Counter::default(),
             leader: Number::default(),
@@ -130,6 +169,10 @@ impl Metrics {
         registry.register("elections", "Times this node became leader", self.elections.clone());
         let help = "Replication streams that ended with an error, by the side this node was on";
         registry.register("broken_streams", help, self.broken_streams.clone());
+        let help = "Frames on replication streams, compressed or not, by direction";
+        registry.register_with_unit("stream", help, Unit::Bytes, self.stream_bytes.clone());
+        let help = "The same frames before compression";
+        registry.register_with_unit("stream_uncompressed", help, Unit::Bytes, self.stream_uncompressed_bytes.clone());
         let help = "Snapshots sent to followers that were behind the retained log";
         registry.register("snapshots_sent", help, self.snapshots_sent.clone());
         registry.register("snapshots_installed", "Snapshots installed", self.snapshots_installed.clone());
@@ -175,6 +218,21 @@ impl Metrics {
             Role::Follower => "follower",
         };
         self.broken_streams.get_or_create(&StreamLabel { side }).inc();
+    }
+
+    /// The counters of frames that go this way.
+    #[must_use]
+    pub fn stream_bytes(&self, direction: Direction) -> StreamBytes {
+        let label = DirectionLabel {
+            direction: match direction {
+                Direction::Sent => "sent",
+                Direction::Received => "received",
+            },
+        };
+        StreamBytes {
+            on_the_wire: Counter::clone(&self.stream_bytes.get_or_create(&label)),
+            uncompressed: Counter::clone(&self.stream_uncompressed_bytes.get_or_create(&label)),
+        }
     }
 
     /// A snapshot is on its way to a follower.

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
-use bytes::Bytes;
 use quorumkv_api::{Epoch, Position, Seq};
 use quorumkv_protocol::{Log, StreamId, ToFollower};
 use tracing::warn;
@@ -11,7 +10,7 @@ use crate::{
     handle::{Outbound, Outgoing},
     metrics::Metrics,
     store::Store,
-    wire,
+    wire::{self, compression::SharedFrame},
 };
 
 /// Frames that wait for one stream before it counts as stuck. The core has few messages under way per
@@ -24,7 +23,7 @@ struct Encoded {
     prev: Position,
     commit: Seq,
     entries: RangeInclusive<Seq>,
-    frames: Vec<Bytes>,
+    frames: Vec<SharedFrame>,
 }
 
 /// Open streams and their queues.
@@ -69,7 +68,7 @@ impl Outbox {
         match message {
             ToFollower::Append { epoch, prev, commit, entries } => {
                 for frame in self.append_frames(epoch, prev, commit, entries, log) {
-                    self.send(stream, Outgoing::Frame(frame));
+                    self.send(stream, Outgoing::Shared(frame));
                 }
             }
             ToFollower::Heartbeat { epoch, commit, sent } => {
@@ -96,7 +95,7 @@ impl Outbox {
         commit: Seq,
         entries: RangeInclusive<Seq>,
         log: &Log,
-    ) -> Vec<Bytes> {
+    ) -> Vec<SharedFrame> {
         let known = self.encoded.iter().find(|encoded| {
             (encoded.epoch, encoded.prev, encoded.commit, &encoded.entries) == (epoch, prev, commit, &entries)
         });
@@ -109,6 +108,7 @@ impl Outbox {
         } else {
             wire::append(epoch, prev, commit, log.entries(entries.clone()))
         };
+        let frames: Vec<_> = frames.into_iter().map(SharedFrame::from).collect();
         self.encoded.push(Encoded { epoch, prev, commit, entries, frames: frames.clone() });
         frames
     }

@@ -26,6 +26,7 @@ use crate::{
     handle::DriverHandle,
     recover::{self, RecoverQuery},
     transport::{self, PROTOCOL},
+    wire::compression::{Compression, ENCODING},
 };
 
 /// What handlers need.
@@ -35,6 +36,8 @@ pub struct PeerPort {
     pub driver: DriverHandle,
     /// Required on every route.
     pub token: Token,
+    /// Unless it is off, leaders hear that compressed frames are read.
+    pub compression: Compression,
 }
 
 /// The peer port's routes.
@@ -121,9 +124,10 @@ async fn stream(State(port): State<PeerPort>, mut request: Request) -> Result<Re
         let text = format!("/stream needs the header Upgrade: {PROTOCOL}");
         return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, text).into());
     };
+    let driver = port.driver;
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => transport::serve(port.driver, TokioIo::new(upgraded)).await,
+            Ok(upgraded) => transport::serve(driver, TokioIo::new(upgraded)).await,
             Err(error) => warn!(%error, "a leader went away while it opened a stream"),
         }
     });
@@ -131,7 +135,11 @@ async fn stream(State(port): State<PeerPort>, mut request: Request) -> Result<Re
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static(PROTOCOL)),
     ];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    let mut answer = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+    if port.compression != Compression::Off {
+        answer.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODING));
+    }
+    Ok(answer)
 }
 
 async fn unknown_route(uri: Uri) -> PeerRefusal {

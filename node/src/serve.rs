@@ -141,12 +141,13 @@ async fn serve_on(
     let over = shutdown.over.clone();
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
 
-    let dial = Dial { token: config.peer_token.clone(), source: config.source_address };
+    let compression = config.compression;
+    let dial = Dial { token: config.peer_token.clone(), source: config.source_address, compression };
     let _links = spawn(links::keep(handle.clone(), dial, leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
-    let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token });
+    let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token, compression });
     let mut client = spawn(router::serve(listeners.client, client_port, shutdown.draining.clone()));
     let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));
     let _metrics =

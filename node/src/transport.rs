@@ -1,7 +1,8 @@
 //! The replication stream: one connection between a leader and a follower.
 //!
 //! It begins as `GET /stream` with `Upgrade: quorumkv/1` on the follower's peer port, where the token is
-//! checked; after the 101 both sides send frames. Each side reads and writes at once: the reader hands
+//! checked. With `Accept-Encoding: lz4` in the 101 a follower announces that it reads compressed frames; without,
+//! as from nodes of older versions, it gets none. After the 101 both sides send frames. Each side reads and writes at once: the reader hands
 //! messages to the driver and waits while the driver's queue is full, the writer gathers what the driver
 //! queued into few writes. A side that hears nothing for [`SILENCE`] gives up.
 
@@ -18,11 +19,15 @@ use tokio::{
 use tokio_util::codec::FramedRead;
 
 use crate::{
-    codec::{FrameDecoder, FrameError},
+    codec::{FrameDecoder, FrameError, HEADER_BYTES},
     failpoint::{Failpoint, reached},
     handle::{Outgoing, Stopped},
+    metrics::StreamBytes,
     store::Snapshot,
-    wire::{self, Malformed, SnapshotPart},
+    wire::{
+        self, Malformed, SnapshotPart,
+        compression::{Compression, SharedFrame, expand},
+    },
 };
 
 mod follower;
@@ -97,16 +102,17 @@ pub enum StreamError {
 /// Reads payloads and notices silence.
 struct Payloads<Read> {
     frames: FramedRead<Read, FrameDecoder>,
+    received: StreamBytes,
     heard: Instant,
     check: tokio::time::Interval,
 }
 
 impl<Read: AsyncRead + Unpin> Payloads<Read> {
-    fn new(read: Read) -> Self {
+    fn new(read: Read, received: StreamBytes) -> Self {
         let frames = FramedRead::with_capacity(read, FrameDecoder, READ_BYTES);
         let mut check = interval(SILENCE / 4);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { frames, heard: Instant::now(), check }
+        Self { frames, received, heard: Instant::now(), check }
     }
 
     /// The next payload; none when the other side closed the connection between two frames.
@@ -116,7 +122,11 @@ impl<Read: AsyncRead + Unpin> Payloads<Read> {
                 biased;
                 payload = self.frames.next() => {
                     self.heard = Instant::now();
-                    return payload.transpose().map_err(StreamError::from);
+                    let Some(payload) = payload.transpose()? else { return Ok(None) };
+                    let bytes = payload.len();
+                    let payload = expand(payload)?;
+                    self.received.add(HEADER_BYTES + bytes, HEADER_BYTES + payload.len());
+                    return Ok(Some(payload));
                 }
                 _ = self.check.tick() => {
                     let silent = self.heard.elapsed();
@@ -137,9 +147,14 @@ impl<Read: AsyncRead + Unpin> Payloads<Read> {
 }
 
 /// Writes what is queued until the queue is closed, and signs of life.
-async fn write_all(mut write: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Outgoing>) -> Result<(), StreamError> {
+async fn write_all(
+    write: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<Outgoing>,
+    compression: Compression,
+    sent: StreamBytes,
+) -> Result<(), StreamError> {
     let mut waiting = Vec::with_capacity(64);
-    let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
+    let mut frames = Frames { write, buffer: BytesMut::with_capacity(WRITE_BYTES), compression, sent };
     let mut sign_of_life = interval(SIGN_OF_LIFE);
     sign_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -147,45 +162,62 @@ async fn write_all(mut write: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver
             biased;
             taken = queue.recv_many(&mut waiting, 64) => {
                 if taken == 0 {
-                    return write.shutdown().await.map_err(StreamError::Write);
+                    return frames.write.shutdown().await.map_err(StreamError::Write);
                 }
             }
             _ = sign_of_life.tick() => waiting.push(Outgoing::Frame(wire::alive())),
         }
         for outgoing in waiting.drain(..) {
             match outgoing {
-                Outgoing::Frame(frame) => put(&mut write, &mut buffer, &frame).await?,
+                Outgoing::Frame(frame) => frames.put(&frame, frame.len()).await?,
+                Outgoing::Shared(frame) => frames.put_shared(&frame).await?,
                 Outgoing::Snapshot { epoch, meta, snapshot } => {
-                    put(&mut write, &mut buffer, &wire::snapshot_start(epoch, &meta)).await?;
+                    frames.put_shared(&wire::snapshot_start(epoch, &meta).into()).await?;
                     for frame in SnapshotParts::new(snapshot) {
-                        put(&mut write, &mut buffer, &frame).await?;
+                        frames.put_shared(&frame.into()).await?;
                         reached(Failpoint::SnapshotSending);
                     }
                 }
             }
         }
-        drain(&mut write, &mut buffer).await?;
-        write.flush().await.map_err(StreamError::Write)?;
+        frames.drain().await?;
+        frames.write.flush().await.map_err(StreamError::Write)?;
     }
 }
 
-async fn put(write: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut, frame: &Bytes) -> Result<(), StreamError> {
-    if buffer.len() + frame.len() > WRITE_BYTES {
-        drain(write, buffer).await?;
-    }
-    if frame.len() > WRITE_BYTES {
-        return write.write_all(frame).await.map_err(StreamError::Write);
-    }
-    buffer.extend_from_slice(frame);
-    Ok(())
+/// Gathers frames into few writes.
+struct Frames<Write> {
+    write: Write,
+    buffer: BytesMut,
+    compression: Compression,
+    sent: StreamBytes,
 }
 
-async fn drain(write: &mut (impl AsyncWrite + Unpin), buffer: &mut BytesMut) -> Result<(), StreamError> {
-    if !buffer.is_empty() {
-        write.write_all(buffer).await.map_err(StreamError::Write)?;
-        buffer.clear();
+impl<Write: AsyncWrite + Unpin> Frames<Write> {
+    async fn put_shared(&mut self, frame: &SharedFrame) -> Result<(), StreamError> {
+        self.put(frame.sent(self.compression), frame.plain().len()).await
     }
-    Ok(())
+
+    /// Takes a frame that would have so many bytes if nothing were compressed.
+    async fn put(&mut self, frame: &Bytes, uncompressed: usize) -> Result<(), StreamError> {
+        self.sent.add(frame.len(), uncompressed);
+        if self.buffer.len() + frame.len() > WRITE_BYTES {
+            self.drain().await?;
+        }
+        if frame.len() > WRITE_BYTES {
+            return self.write.write_all(frame).await.map_err(StreamError::Write);
+        }
+        self.buffer.extend_from_slice(frame);
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<(), StreamError> {
+        if !self.buffer.is_empty() {
+            self.write.write_all(&self.buffer).await.map_err(StreamError::Write)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
 }
 
 /// The frames of a snapshot after its first: its keys in parts, its request ids, then its end. Each is made

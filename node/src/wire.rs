@@ -1,8 +1,10 @@
 //! What the payloads of the replication stream say, in bytes.
 //!
 //! The first byte is the kind; numbers are little-endian; lists and texts carry their length first. Entries
-//! keep their JSON text as it was written, and a decoded entry is a slice of the frame it came in.
+//! keep their JSON text as it was written, and a decoded entry is a slice of the frame it came in. A large
+//! payload may travel compressed ([`compression`]).
 
+pub mod compression;
 mod read;
 mod write;
 
@@ -86,6 +88,12 @@ pub enum Malformed {
     /// A number that stands for nothing.
     #[error("{0} cannot be {1}")]
     Code(&'static str, u8),
+    /// A size that no sender compresses, or that so few bytes cannot stand for.
+    #[error("a compressed message cannot have the {0} bytes that it announces")]
+    CompressedLength(usize),
+    /// Something else than what was compressed.
+    #[error("a compressed message is damaged: {0}")]
+    Compressed(&'static str),
 }
 
 mod kind {
@@ -99,6 +107,8 @@ mod kind {
     /// As `SNAPSHOT_PART`, with the format of each value; used where not all are JSON.
     pub(super) const SNAPSHOT_FORMATS: u8 = 7;
     pub(super) const SNAPSHOT_REQUESTS: u8 = 8;
+    /// Stands for a message of another kind; only for those who announced that they read it.
+    pub(super) const COMPRESSED: u8 = 9;
     pub(super) const WELCOME: u8 = 16;
     pub(super) const ACK: u8 = 17;
     pub(super) const MISMATCH: u8 = 18;

@@ -1,12 +1,14 @@
 //! `bench`: what this store can do beside others, and what it costs as things grow.
 //!
 //! One load ([`generator`]) for all systems ([`system`]), which run as processes of this machine. [`compare`] asks
-//! them in turn, [`growth`] lets one thing after the other grow, [`bars`] says what is wanted, [`report`] writes it
-//! down, [`picture`] draws it. Speed never fails the command: what is judged stands in the report.
+//! them in turn, [`growth`] lets one thing after the other grow, [`compression`] asks with large values over fast and
+//! slow networks, [`bars`] says what is wanted, [`report`] writes it down, [`picture`] draws it. Speed never fails the
+//! command: what is judged stands in the report.
 
 pub mod answer;
 pub mod bars;
 pub mod compare;
+pub mod compression;
 pub mod connection;
 pub mod figures;
 pub mod generator;
@@ -57,6 +59,8 @@ pub enum Part {
     Growth,
     /// This store with a simulated delay, beside what that alone costs.
     Delay,
+    /// This store with large values, compressed on the way to followers or not.
+    Compression,
 }
 
 /// Measures this store beside Redis, etcd and a bare HTTP server, all on this machine.
@@ -99,6 +103,10 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER")]
     results: Option<PathBuf>,
 
+    /// Measures compression alone and in this network namespace, where the leader's streams have so many Mbit/s
+    #[arg(long, value_name = "MBIT", hide = true)]
+    limit: Option<u32>,
+
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -122,6 +130,8 @@ pub struct Found {
     pub key_memory: Option<KeyMemory>,
     /// What the delay experiment checked.
     pub delay: Vec<Check>,
+    /// What compression saves and costs.
+    pub compression: Vec<compression::Sample>,
 }
 
 impl program::Options for Options {
@@ -147,7 +157,8 @@ impl fmt::Display for Found {
 /// # Errors
 /// When this store fails, a signal ended it, or the report cannot be written.
 pub async fn run(options: Options, context: &program::Context) -> Result<Found, Failure> {
-    let Options { parts, only, storage, quorums, connections, seconds, repeats, quick, results, output: _ } = options;
+    let Options { parts, only, storage, quorums, connections, seconds, repeats, quick, results, limit, output: _ } =
+        options;
     let all = parts.is_empty() && only.is_empty() && storage.is_empty() && quorums.is_empty() && connections.is_empty();
     let folder = results.unwrap_or_else(|| if all && !quick { "results" } else { "results/tmp" }.into());
     let seconds = seconds.unwrap_or(if quick { 0.2 } else { 2.0 });
@@ -170,9 +181,11 @@ pub async fn run(options: Options, context: &program::Context) -> Result<Found, 
         growth::run(&sizes(quick), &mut measuring).await?;
     }
     let delay = if has(Part::Delay) { delay(quick, context).await? } else { Vec::new() };
+    let compression =
+        if has(Part::Compression) { compression::run(quick, limit, &mut measuring).await? } else { Vec::new() };
     let Measuring { rows, notes, .. } = measuring;
     let (bars, key_memory) = (bars::judge(&rows, &delay), growth::key_memory(&rows));
-    let found = Found { command: machine::command(), machine, notes, bars, rows, key_memory, delay };
+    let found = Found { command: machine::command(), machine, notes, bars, rows, key_memory, delay, compression };
     let written = report::write(&found, &folder)?;
     context.progress(format!("written: {} in {}", written.join(", "), folder.display()));
     Ok(found)

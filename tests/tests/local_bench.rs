@@ -41,6 +41,17 @@ async fn a_quick_bench_measures_every_system_that_is_here_and_writes_its_report(
     assert_eq!(series, BTreeSet::from(all));
     assert_eq!(found["delay"].as_array().map(Vec::len), Some(5), "one check for each quorum: {}", found["delay"]);
 
+    // On loopback, and where a network namespace can be made on a slower network too.
+    let samples = found["compression"].as_array().expect("a list");
+    let missing = notes.contains("compression at 100 Mbit/s: not measured");
+    assert_eq!(samples.len(), if missing { 4 } else { 8 }, "{progress}");
+    for sample in samples {
+        let bytes = sample["streamBytes"].as_f64().expect("a number");
+        let shrinks = sample["compressed"] == true && sample["case"]["content"] == "text";
+        assert_eq!(bytes < 4096.0, shrinks, "{sample}");
+        assert_eq!(sample["failed"], 0, "{sample}");
+    }
+
     let report = fs::read_to_string(folder.path().join("bench.md")).expect("it is written");
     for part in ["## What is wanted", "## Systems beside each other", "| quorumkv", "not measured", "More keys"] {
         assert!(report.contains(part), "{part:?} is missing in {report}");

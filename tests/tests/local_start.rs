@@ -55,6 +55,7 @@ async fn refusal(environment: &[(&str, &str)]) -> String {
 #[case::token_file(&[("PEER_TOKEN_FILE", "/nothing/here")], &["PEER_TOKEN_FILE", "/nothing/here"])]
 #[case::log_entries(&[("LOG_ENTRIES", "1")], &["LOG_ENTRIES", "'1'", "16"])]
 #[case::delay_seed(&[("DELAY_SEED", "dice")], &["DELAY_SEED", "'dice'"])]
+#[case::compression(&[("COMPRESS_ABOVE", "always")], &["COMPRESS_ABOVE", "'always'", "off"])]
 #[tokio::test]
 async fn a_bad_value_is_refused_with_its_name_and_what_is_allowed(
     #[case] environment: &[(&str, &str)],

@@ -4,6 +4,11 @@ use std::{str::FromStr as _, time::Duration};
 
 use quorumkv_api::settings::parse_duration;
 
+use crate::{
+    codec::MAX_PAYLOAD_BYTES,
+    wire::compression::{Compression, SMALLEST},
+};
+
 /// The URL with its port replaced.
 pub(super) fn with_port(url: &str, port: u16) -> String {
     let mut parsed = reqwest::Url::from_str(url).expect("parse_url accepted it");
@@ -39,4 +44,14 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
         return Err(allowed.to_owned());
     }
     Ok(duration)
+}
+
+/// `off` and 0 are the same.
+pub(super) fn parse_compression(text: &str) -> Result<Compression, String> {
+    match usize::from_str(text) {
+        _ if text == "off" => Ok(Compression::Off),
+        Ok(0) => Ok(Compression::Off),
+        Ok(bytes) if (SMALLEST..=MAX_PAYLOAD_BYTES).contains(&bytes) => Ok(Compression::Above(bytes)),
+        _ => Err(format!("write a number of bytes from {SMALLEST} to {MAX_PAYLOAD_BYTES}, or off")),
+    }
 }

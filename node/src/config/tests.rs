@@ -60,6 +60,15 @@ fn a_metrics_port_of_zero_switches_metrics_off() {
 }
 
 #[rstest]
+#[case("off", Compression::Off)]
+#[case("0", Compression::Off)]
+#[case("4096", Compression::Above(4096))]
+fn compression_begins_at_a_size_or_never(#[case] value: &str, #[case] expected: Compression) {
+    let config = checked(&[&format!("--compress-above={value}")]).expect("valid");
+    assert_eq!(config.compression, expected);
+}
+
+#[rstest]
 #[case(&["--port=0"], &["PORT", "'0'", "1..=65535"])]
 #[case(&["--port=70000"], &["PORT", "70000", "1..=65535"])]
 #[case(&["--peer-port=x"], &["PEER_PORT", "'x'"])]
@@ -77,6 +86,8 @@ fn a_metrics_port_of_zero_switches_metrics_off() {
 #[case(&["--storage=tape"], &["STORAGE", "tape", "memory, persistent"])]
 #[case(&["--worker-threads=0"], &["WORKER_THREADS", "'0'", "1..=1024"])]
 #[case(&["--delay-seed=dice"], &["DELAY_SEED", "dice"])]
+#[case(&["--compress-above=all"], &["COMPRESS_ABOVE", "'all'", "256 to 4194304", "off"])]
+#[case(&["--compress-above=255"], &["COMPRESS_ABOVE", "'255'", "256 to 4194304"])]
 #[case(&["--peer-token=a", "--peer-token-file=b"], &["--peer-token", "cannot be used with"])]
 #[case(&["--node-id=two words"], &["NODE_ID", "two words"])]
 #[case(&["--peer-token="], &["PEER_TOKEN", "one line"])]

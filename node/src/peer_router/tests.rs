@@ -30,7 +30,7 @@ fn node(token: Option<&str>) -> Router {
     let (driver, Attached { handle, commands, .. }) =
         Driver::new(node, Memory::default(), clock, RoundTrips::seeded(1));
     tokio::spawn(driver.run(commands, std::future::pending()));
-    router(PeerPort { driver: handle, token: Token::new(token) })
+    router(PeerPort { driver: handle, token: Token::new(token), compression: Compression::Off })
 }
 
 async fn call(router: &Router, request: Request) -> (StatusCode, Bytes) {

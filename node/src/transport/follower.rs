@@ -12,15 +12,16 @@ use super::{Payloads, SnapshotBuilder, StreamError, write_all};
 use crate::{
     failpoint::{Failpoint, reached},
     handle::{Command, DriverHandle},
+    metrics::Direction,
     outbox,
-    wire::{LeaderFrame, read_leader_frame},
+    wire::{LeaderFrame, compression::Compression, read_leader_frame},
 };
 
 /// Serves an upgraded connection until it ends.
 pub async fn serve(driver: DriverHandle, io: impl AsyncRead + AsyncWrite + Unpin) {
     let stream = driver.next_stream();
     let (read, write) = tokio::io::split(io);
-    let mut payloads = Payloads::new(read);
+    let mut payloads = Payloads::new(read, driver.metrics.stream_bytes(Direction::Received));
     let hello = match first_hello(&mut payloads).await {
         Ok(hello) => hello,
         Err(error) => {
@@ -36,9 +37,10 @@ pub async fn serve(driver: DriverHandle, io: impl AsyncRead + AsyncWrite + Unpin
     if driver.send(Command::Hello { stream, hello, outbound }).await.is_err() {
         return;
     }
+    let sent = driver.metrics.stream_bytes(Direction::Sent);
     let ended = tokio::select! {
         read = read_all(&driver, stream, &mut payloads) => read,
-        written = write_all(write, queue) => written,
+        written = write_all(write, queue, Compression::Off, sent) => written,
     };
     match ended {
         Ok(()) => info!(%leader, %epoch, "the stream was closed"),

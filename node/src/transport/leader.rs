@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use quorumkv_api::{Epoch, NodeId, lab::Role, peer::PeerAddress};
 use quorumkv_protocol::{FollowerMessage, Hello, StreamId, Welcome};
@@ -18,8 +18,13 @@ use super::{HANDSHAKE, PROTOCOL, Payloads, StreamError, write_all};
 use crate::{
     failpoint::{Failpoint, reached},
     handle::{Command, DriverHandle},
+    metrics::Direction,
     outbox,
-    wire::{self, FollowerFrame, read_follower_frame},
+    wire::{
+        self, FollowerFrame,
+        compression::{Compression, ENCODING},
+        read_follower_frame,
+    },
 };
 
 /// How a leader reaches its followers.
@@ -29,6 +34,8 @@ pub struct Dial {
     pub token: Option<String>,
     /// Where it comes from, if that is not the system's choice.
     pub source: Option<IpAddr>,
+    /// What it compresses for those who read that.
+    pub compression: Compression,
 }
 
 impl Dial {
@@ -58,17 +65,19 @@ pub async fn run(
     dial: &Dial,
 ) -> Result<(), (bool, StreamError)> {
     let opening = async {
-        let io = tokio::time::timeout(HANDSHAKE, connect(&peer.peer_url, dial))
+        let (io, compression) = tokio::time::timeout(HANDSHAKE, connect(&peer.peer_url, dial))
             .await
             .map_err(|_| StreamError::Silent(HANDSHAKE))??;
         let (read, mut write) = tokio::io::split(io);
-        write.write_all(&wire::hello(hello)).await.map_err(StreamError::Write)?;
+        let hello = wire::hello(hello);
+        write.write_all(&hello).await.map_err(StreamError::Write)?;
+        driver.metrics.stream_bytes(Direction::Sent).add(hello.len(), hello.len());
         write.flush().await.map_err(StreamError::Write)?;
-        let mut payloads = Payloads::new(read);
+        let mut payloads = Payloads::new(read, driver.metrics.stream_bytes(Direction::Received));
         let first = first_answer(&mut payloads).await?;
-        Ok((payloads, write, first))
+        Ok((payloads, write, compression, first))
     };
-    let (mut payloads, write, first) = opening.await.map_err(|error| (false, error))?;
+    let (mut payloads, write, compression, first) = opening.await.map_err(|error| (false, error))?;
     let stream = driver.next_stream();
     let node = &peer.node;
     let welcome = match first {
@@ -79,8 +88,8 @@ pub async fn run(
             return Err((false, StreamError::Unexpected("the follower promised a higher epoch")));
         }
     };
-    info!(follower = %node, epoch = %hello.epoch, copy = %welcome.storage_id, "the stream is up");
-    let served = serve(driver, node, stream, (hello.epoch, welcome), &mut payloads, write).await;
+    info!(follower = %node, epoch = %hello.epoch, copy = %welcome.storage_id, ?compression, "the stream is up");
+    let served = serve(driver, node, stream, (hello.epoch, welcome), &mut payloads, (write, compression)).await;
     served.map_err(|error| {
         driver.metrics.stream_broke(Role::Leader);
         (true, error)
@@ -93,16 +102,17 @@ async fn serve(
     stream: StreamId,
     (epoch, welcome): (Epoch, Welcome),
     payloads: &mut Payloads<impl AsyncRead + Unpin>,
-    write: impl AsyncWrite + Unpin,
+    (write, compression): (impl AsyncWrite + Unpin, Compression),
 ) -> Result<(), StreamError> {
     let (outbound, queue) = mpsc::channel(outbox::QUEUE);
     // However this ends, also by being dropped, the core has to hear of it.
     let _down = Down { driver: driver.clone(), peer: node.clone(), stream };
     reached(Failpoint::StreamWelcomed);
     driver.send(Command::StreamUp { peer: node.clone(), stream, epoch, welcome, outbound }).await?;
+    let sent = driver.metrics.stream_bytes(Direction::Sent);
     tokio::select! {
         read = read_all(driver, node, stream, payloads) => read,
-        written = write_all(write, queue) => written,
+        written = write_all(write, queue, compression, sent) => written,
     }
 }
 
@@ -148,8 +158,11 @@ async fn first_answer(payloads: &mut Payloads<impl AsyncRead + Unpin>) -> Result
     }
 }
 
-/// Connects to a peer port and upgrades the connection.
-async fn connect(peer_url: &str, dial: &Dial) -> Result<impl AsyncRead + AsyncWrite + Unpin, StreamError> {
+/// Connects to a peer port and upgrades the connection; also what may be compressed on it.
+async fn connect(
+    peer_url: &str,
+    dial: &Dial,
+) -> Result<(impl AsyncRead + AsyncWrite + Unpin, Compression), StreamError> {
     let address = || StreamError::Address { url: peer_url.to_owned() };
     let authority = peer_url.strip_prefix("http://").ok_or_else(address)?.trim_end_matches('/');
     let default_port = if authority.contains(':') { "" } else { ":80" };
@@ -174,5 +187,12 @@ async fn connect(peer_url: &str, dial: &Dial) -> Result<impl AsyncRead + AsyncWr
         connection.abort();
         return Err(StreamError::Refused { status, text: String::from_utf8_lossy(&body).into_owned() });
     }
-    Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    let compression = if announced(response.headers()) { dial.compression } else { Compression::Off };
+    Ok((TokioIo::new(hyper::upgrade::on(response).await?), compression))
+}
+
+/// Whether a follower reads compressed frames.
+fn announced(answer: &HeaderMap) -> bool {
+    let values = answer.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case(ENCODING))
 }

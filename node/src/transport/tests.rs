@@ -9,6 +9,24 @@ use crate::{
     handle::{Command, DriverHandle},
 };
 
+mod compression;
+
+/// Of a node that does nothing.
+fn view() -> View {
+    View {
+        role: quorumkv_api::lab::Role::Follower,
+        epoch: Epoch(0),
+        leader: None,
+        leader_url: None,
+        ready: false,
+        lease_until: None,
+        last: Default::default(),
+        commit: Seq(0),
+        settings: None,
+        pending_writes: 0,
+    }
+}
+
 /// A follower's end of a stream, whose driver is the test.
 struct Follower {
     leader: DuplexStream,
@@ -18,19 +36,7 @@ struct Follower {
 
 impl Follower {
     fn new() -> Self {
-        let view = View {
-            role: quorumkv_api::lab::Role::Follower,
-            epoch: Epoch(0),
-            leader: None,
-            leader_url: None,
-            ready: false,
-            lease_until: None,
-            last: Default::default(),
-            commit: Seq(0),
-            settings: None,
-            pending_writes: 0,
-        };
-        let (_, views) = tokio::sync::watch::channel(view);
+        let (_, views) = tokio::sync::watch::channel(view());
         let (driver, commands) = DriverHandle::new(views, Clock::start());
         let (leader, follower) = duplex(1 << 20);
         Self { leader, commands, task: tokio::spawn(serve(driver, follower)) }
@@ -61,6 +67,17 @@ impl Follower {
         }
         rest
     }
+}
+
+/// Of several parts.
+fn snapshot() -> (SnapshotMeta, Snapshot) {
+    let mut snapshot = Snapshot::default();
+    for key in 0..3_000_u64 {
+        snapshot.put(format!("key-{key}").as_bytes(), Format::Json, &[b'7'; 300], Seq(key + 1));
+    }
+    snapshot.applied = Seq(3_001);
+    let starts = vec![EpochStart { epoch: Epoch(3), first: Seq(1) }];
+    (SnapshotMeta { outline: Outline { starts, last: Seq(3_001) }, settings: None }, snapshot)
 }
 
 fn only_down(commands: &[Command]) -> bool {
@@ -139,13 +156,7 @@ async fn a_writer_with_nothing_to_say_shows_that_it_is_there() {
 
 #[tokio::test]
 async fn a_snapshot_arrives_whole_or_not_at_all() {
-    let mut snapshot = Snapshot::default();
-    for key in 0..3_000_u64 {
-        snapshot.put(format!("key-{key}").as_bytes(), Format::Json, &[b'7'; 300], Seq(key + 1));
-    }
-    snapshot.applied = Seq(3_001);
-    let starts = vec![EpochStart { epoch: Epoch(3), first: Seq(1) }];
-    let meta = SnapshotMeta { outline: Outline { starts, last: Seq(3_001) }, settings: None };
+    let (meta, snapshot) = snapshot();
 
     // Through the leader's own writer.
     let (leader, mut follower) = duplex(1 << 22);
@@ -153,7 +164,7 @@ async fn a_snapshot_arrives_whole_or_not_at_all() {
     let outgoing = Outgoing::Snapshot { epoch: Epoch(3), meta: meta.clone(), snapshot: snapshot.clone() };
     queue.send(outgoing).await.expect("room");
     drop(queue);
-    write_all(leader, waiting).await.expect("written");
+    write_all(leader, waiting, Compression::Off, StreamBytes::default()).await.expect("written");
     let mut bytes = Vec::new();
     follower.read_to_end(&mut bytes).await.expect("closed in order");
 

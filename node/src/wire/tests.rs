@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{codec::FrameDecoder, store::requests::Outcome, transport::SnapshotParts};
 
-fn payload(frame: &Bytes) -> Bytes {
+pub(super) fn payload(frame: &Bytes) -> Bytes {
     let mut buffer = BytesMut::from(&frame[..]);
     let payload = FrameDecoder.decode(&mut buffer).expect("sound").expect("whole");
     assert!(buffer.is_empty(), "one frame only");
@@ -83,7 +83,7 @@ fn meta() -> impl Strategy<Value = SnapshotMeta> {
     (outline(), prop::option::of(entry)).prop_map(|(outline, settings)| SnapshotMeta { outline, settings })
 }
 
-fn batch() -> impl Strategy<Value = Append> {
+pub(super) fn batch() -> impl Strategy<Value = Append> {
     let prev = (epoch(), 0..u64::MAX / 2).prop_map(|(epoch, seq)| Position { epoch, seq: Seq(seq) });
     let entries = prop::collection::vec((epoch(), operation()), 0..20);
     (epoch(), prev, seq(), entries).prop_map(|(epoch, prev, commit, entries)| {

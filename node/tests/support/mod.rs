@@ -12,6 +12,7 @@ use quorumkv_node::{
     config::{Config, LogFormat, StaticLeader, StorageType},
     serve,
     shutdown::Shutdown,
+    wire::compression::Compression,
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -240,6 +241,7 @@ fn config(node: usize, listeners: &[std::net::TcpListener; 3], options: Options)
         parent_pid: None,
         worker_threads: 1,
         log_entries: options.log_entries,
+        compression: Compression::Off,
         static_leader: None,
     }
 }

@@ -45,8 +45,8 @@ pub enum Pace {
 /// What is done.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The request and who gets it.
-    pub target: Target,
+    /// Requests and who gets them: the first connection has the first one, and so on in turn.
+    pub targets: Vec<Target>,
     /// Keys that it goes through.
     pub keys: u64,
     /// Connections.
@@ -142,9 +142,9 @@ pub async fn measure(plan: Plan, servers: Vec<Pid>) -> anyhow::Result<Sample> {
 }
 
 async fn drive(plan: Plan, servers: &[Pid]) -> anyhow::Result<Sample> {
-    let Plan { target, keys, connections, pace, warm_up, length } = plan;
+    let Plan { targets, keys, connections, pace, warm_up, length } = plan;
     let shared = Rc::new(Shared::new(keys)?);
-    let opened = try_join_all((0..connections).map(|_| Connection::open(&target)));
+    let opened = try_join_all(targets.iter().cycle().take(connections).map(Connection::open));
     let opened = timeout(PATIENCE, opened).await.context("connections")??;
     let begun = Instant::now();
     let counted = begun + warm_up..begun + warm_up + length;
@@ -286,7 +286,7 @@ mod tests {
         let request = Request::get(address, "/get/k00000000").expect("one key");
         let target = Target { address, request, expected: Expected::http("good") };
         let (warm_up, length) = (Duration::from_millis(20), Duration::from_millis(400));
-        Plan { target, keys: 10, connections: 4, pace, warm_up, length }
+        Plan { targets: vec![target], keys: 10, connections: 4, pace, warm_up, length }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -329,9 +329,10 @@ mod tests {
     async fn filling_asks_for_every_key_once_and_tells_of_a_wrong_answer() {
         let (_go_on, halted) = watch::channel(false);
         let good = server(&[GOOD], halted.clone()).await;
-        fill(plan(good, Pace::Closed).target, 25, 4).await.expect("all are good");
+        let target = |address| plan(address, Pace::Closed).targets.remove(0);
+        fill(target(good), 25, 4).await.expect("all are good");
         let bad = server(&[GOOD, BAD], halted).await;
-        let error = fill(plan(bad, Pace::Closed).target, 25, 4).await.expect_err("some are bad");
+        let error = fill(target(bad), 25, 4).await.expect_err("some are bad");
         assert!(error.to_string().contains("500 bad"), "{error:#}");
     }
 

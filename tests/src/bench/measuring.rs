@@ -16,7 +16,8 @@ pub struct Measuring<'a> {
     context: &'a Context,
     /// How often each is repeated.
     pub repeats: usize,
-    length: Duration,
+    /// How long each counts.
+    pub length: Duration,
     missing: Vec<System>,
     /// What was measured so far.
     pub rows: Rows,
@@ -51,7 +52,8 @@ impl<'a> Measuring<'a> {
         self.context.progress(line);
     }
 
-    fn note(&mut self, note: String) {
+    /// Tells something that the report must say too.
+    pub fn note(&mut self, note: String) {
         self.progress(&note);
         self.notes.push(note);
     }
@@ -105,7 +107,7 @@ impl<'a> Measuring<'a> {
         let measuring = async {
             let target = server.target(system, operation, value_bytes).await;
             let Some(target) = target.context("before it is measured")? else { return Ok(Ok(None)) };
-            let plan = Plan { target, keys, connections, pace, warm_up: length.mul_f64(0.15), length };
+            let plan = Plan { targets: vec![target], keys, connections, pace, warm_up: length.mul_f64(0.15), length };
             Ok(measure(plan, server.processes()?).await.map(Some))
         };
         let measured = self.context.unless_interrupted(measuring).await?;

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use super::{
     Found,
     bars::Bar,
+    compression,
     figures::{Row, Series},
+    machine::Machine,
     picture::{self, Picture},
 };
 use crate::lab::{program::json_text, table::table};
@@ -25,6 +27,9 @@ pub fn write(found: &Found, folder: &Path) -> anyhow::Result<Vec<&'static str>> 
         ("bench.md", Some(markdown(found, drawn).into_bytes())),
         ("bench.json", Some(json_text(found).into_bytes())),
     ];
+    if !found.compression.is_empty() {
+        files.push(("compression.md", Some(compression_markdown(found).into_bytes())));
+    }
     let (svg, png) = drawn.map(|picture| (picture.svg.clone().into_bytes(), picture.png.clone())).unzip();
     files.extend([("bench.svg", svg), ("bench.png", png)]);
     let mut written = Vec::new();
@@ -43,21 +48,30 @@ pub fn write(found: &Found, folder: &Path) -> anyhow::Result<Vec<&'static str>> 
 }
 
 fn markdown(found: &Found, picture: Option<&Picture>) -> String {
-    let machine = &found.machine;
     let picture = picture.map_or_else(String::new, |picture| format!("![{}](bench.png)\n\n", picture.shows.join("; ")));
     let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
     format!(
-        "# What this store can do beside others\n\nMeasured by `{}` on {} cores ({}), Linux {}, load average {} before.\n\n{}\n\
+        "# What this store can do beside others\n\n{}\n\n{}\n\
          All systems are six processes on loopback (axum: one), asked by one load on one thread of the same machine. A \
          figure is the median of its repeats, with least and most. etcd in memory writes files without waiting for \
          them (`--unsafe-no-fsync`); its leader is asked. CPU is that of all processes of a system together.\n\n{picture}{}",
-        found.command,
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load_average,
-        list(&machine.versions),
+        measured(found),
+        list(&found.machine.versions),
         tables(found),
+    )
+}
+
+fn compression_markdown(found: &Found) -> String {
+    let (measured, report) = (measured(found), compression::report(&found.compression));
+    format!("# What compression on the replication stream saves and costs\n\n{measured}\n\n{report}")
+}
+
+/// How and where it was measured.
+fn measured(found: &Found) -> String {
+    let Machine { cores, processor, kernel, load_average, versions: _ } = &found.machine;
+    let command = &found.command;
+    format!(
+        "Measured by `{command}` on {cores} cores ({processor}), Linux {kernel}, load average {load_average} before."
     )
 }
 
@@ -82,6 +96,12 @@ pub fn tables(found: &Found) -> String {
         if !rows.is_empty() {
             text += &format!("\n## {title}\n\n{}", figures(&rows));
         }
+    }
+    if !found.compression.is_empty() {
+        text += &format!(
+            "\n## Compression of large values on the way to followers\n\n{}",
+            compression::tables(&found.compression)
+        );
     }
     if let Some(memory) = found.key_memory {
         let (from, to, bytes) = (memory.from, memory.to, memory.bytes);

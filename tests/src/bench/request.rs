@@ -68,6 +68,17 @@ impl Request {
         Self::new(format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes(), form)
     }
 
+    /// `PUT` of bytes, under the path `/kv/<key>`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn put(address: SocketAddr, value: &[u8]) -> anyhow::Result<Self> {
+        let (key, length) = (key(0), value.len());
+        let head = format!("PUT /kv/{key} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n");
+        let head = format!("{head}Content-Length: {length}\r\n\r\n").into_bytes();
+        Self::new([&head, value].concat(), KeyForm::Plain)
+    }
+
     /// `GET` of a path.
     ///
     /// # Errors
@@ -147,6 +158,14 @@ mod tests {
              {\"key\":\"k01234567\",\"value\":\"v\"}"
         );
         assert!(request.for_key(0).ends_with(body.as_bytes()));
+    }
+
+    #[test]
+    fn a_put_carries_its_value_as_it_is() {
+        let mut request = Request::put(ADDRESS.into(), &[0, 255]).expect("one key");
+        let head = b"PUT /kv/k00000012 HTTP/1.1\r\nHost: 127.0.0.1:5000\r\n";
+        let end = b"Content-Type: application/octet-stream\r\nContent-Length: 2\r\n\r\n\x00\xff";
+        assert_eq!(request.for_key(12), [&head[..], end].concat());
     }
 
     #[test]

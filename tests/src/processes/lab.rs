@@ -38,6 +38,8 @@ pub struct LabOptions {
     pub peer_token: Option<String>,
     /// Where the nodes keep their data.
     pub storage: Storage,
+    /// More variables of single nodes: which one, name and value.
+    pub variables: Vec<(usize, &'static str, String)>,
 }
 
 impl Default for LabOptions {
@@ -50,6 +52,7 @@ impl Default for LabOptions {
             log_entries: None,
             peer_token: None,
             storage: Storage::Memory,
+            variables: Vec::new(),
         }
     }
 }
@@ -131,6 +134,19 @@ impl Lab {
     #[must_use]
     pub fn metrics_url(&self, index: usize) -> String {
         format!("http://127.0.0.1:{}/metrics", metrics_port(&self.ports, index))
+    }
+
+    /// Sum of a counter of a node, over all its labels that contain `label`; 0 where nothing was counted yet.
+    ///
+    /// # Errors
+    /// When its metrics port does not answer.
+    pub async fn counter(&self, index: usize, name: &str, label: &str) -> anyhow::Result<f64> {
+        let answer = self.client.get_path(&self.metrics_url(index), "").await?;
+        ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text);
+        let samples = answer.text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        let wanted =
+            samples.filter(|(labels, _)| labels.is_empty() || labels.starts_with('{') && labels.contains(label));
+        wanted.map(|(_, value)| value.parse::<f64>().with_context(|| format!("{name} {value}"))).sum()
     }
 
     /// Speaks to client ports.
@@ -254,7 +270,8 @@ fn metrics_port(ports: &PortBlock, index: usize) -> u16 {
 
 /// Only the leader is told of settings and followers, as in the lab's compose file.
 fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &Path) -> Vec<(String, String)> {
-    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, peer_token, storage } = options;
+    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, peer_token, storage, variables: more } =
+        options;
     let followers = 1..=*followers;
     let mut variables = vec![
         ("BIND_ADDRESS", "127.0.0.1".to_owned()),
@@ -284,5 +301,7 @@ fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &P
     }
     variables.extend(log_entries.map(|entries| ("LOG_ENTRIES", entries.to_string())));
     variables.extend(peer_token.clone().map(|token| ("PEER_TOKEN", token)));
+    let more = more.iter().filter(|(node, ..)| *node == index);
+    variables.extend(more.map(|(_, name, value)| (*name, value.clone())));
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
