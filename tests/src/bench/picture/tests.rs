@@ -20,7 +20,16 @@ use crate::{
 pub(crate) fn found(rows: Rows) -> Found {
     let text = String::new;
     let machine = Machine { cores: 2, processor: text(), kernel: text(), load_average: text(), versions: Vec::new() };
-    Found { command: text(), machine, notes: Vec::new(), bars: Vec::new(), rows, key_memory: None, delay: Vec::new() }
+    Found {
+        command: text(),
+        machine,
+        notes: Vec::new(),
+        bars: Vec::new(),
+        rows,
+        key_memory: None,
+        delay: Vec::new(),
+        compression: Vec::new(),
+    }
 }
 
 /// Three repeats around these.
