@@ -76,6 +76,11 @@ browser() {
   tests/cluster/prerequisites.sh browser || echo "no browser: the page will not be looked at"
 }
 
+# For the dashboard's queries. Without it that one test is left out, and its layer says so.
+prometheus() {
+  tests/cluster/prerequisites.sh prometheus || echo "no Prometheus: the dashboard's queries will not be asked"
+}
+
 images() { tests/cluster/image.sh --build; }
 
 # What the cluster is made of: chosen, and built where nothing can be pulled. The
@@ -175,6 +180,7 @@ if [ -n "$needs_containers" ]; then
 fi
 if asks local; then
   stage "browser" browser
+  stage "prometheus" prometheus
   stage "network" network
 fi
 stage "build" build

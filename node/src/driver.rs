@@ -33,8 +33,9 @@ use crate::{
 mod admission;
 mod failpoints;
 mod tail;
+mod waits;
 
-use self::{admission::Admission, failpoints::Failpoints, tail::Tail};
+use self::{admission::Admission, failpoints::Failpoints, tail::Tail, waits::Waits};
 
 /// Commands taken at once; bounds how long answers wait for others.
 const BATCH: usize = 1024;
@@ -75,6 +76,7 @@ pub struct Driver<S> {
     latency_of: Option<SettingsEntry>,
     failpoints: Failpoints,
     acknowledgements: Acknowledgements,
+    waits: Waits,
 }
 
 /// What [`Driver::new`] gives beside the driver.
@@ -116,6 +118,7 @@ impl<S: Storage> Driver<S> {
             latency_of: None,
             failpoints: Failpoints::default(),
             acknowledgements: Acknowledgements::default(),
+            waits: Waits::default(),
         };
         (driver, Attached { handle, commands, leading: leadings })
     }
@@ -162,6 +165,7 @@ impl<S: Storage> Driver<S> {
         loop {
             self.node.flush(now, &mut self.effects);
             self.carry_out();
+            self.measure_waits(now);
             match self.storage.durable().now_or_never() {
                 None => break,
                 Some(ticket) => self.kept(ticket?, now),
@@ -336,6 +340,7 @@ impl<S: Storage> Driver<S> {
             return;
         }
         let deviations = self.handle.store.apply(self.node.log().entries(applied.next()..=commit));
+        self.handle.metrics.applied(commit.0 - applied.0);
         self.tail.leave_out(deviations.iter().map(|(seq, _)| *seq), self.node.log().base());
         self.deviations.extend(deviations);
         self.failpoints.committed(self.node.log(), applied.next()..=commit, self.node.follower_count() > 0);
@@ -344,6 +349,16 @@ impl<S: Storage> Driver<S> {
             self.latency_of = settings;
             self.handle.latency.reset();
         }
+    }
+
+    fn measure_waits(&mut self, now: Micros) {
+        if self.node.follower_count() == 0 {
+            self.waits.clear();
+            return;
+        }
+        self.waits.appended(self.node.log().last_seq(), now);
+        let metrics = &self.handle.metrics;
+        self.waits.committed(self.handle.store.applied(), now, |took| metrics.quorum_waited(took));
     }
 
     fn send_to_followers(&mut self) {

@@ -15,6 +15,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, histogram::exponential_buckets},
@@ -23,12 +24,16 @@ use prometheus_client::{
 use quorumkv_api::lab::Role;
 use quorumkv_protocol::WriteOutcome;
 
+use self::requests::Requests;
 use crate::{
     handle::{DriverHandle, Inspection},
     storage::StorageMetrics,
 };
 
+pub mod requests;
+
 type Number = Gauge<u64, AtomicU64>;
+type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -44,6 +49,18 @@ enum Outcome {
     not_active,
     leadership_lost,
     stopping,
+}
+
+impl Outcome {
+    /// In the order of their declaration.
+    const ALL: [Self; 6] = [
+        Self::committed,
+        Self::quorum_not_reached,
+        Self::not_leader,
+        Self::not_active,
+        Self::leadership_lost,
+        Self::stopping,
+    ];
 }
 
 impl From<&WriteOutcome> for Outcome {
@@ -104,12 +121,32 @@ impl StreamBytes {
     }
 }
 
+const SIDES: [&str; 2] = ["leader", "follower"];
+
+/// One of each follower, on the leader.
+#[derive(Debug, Default)]
+struct Followers {
+    lag: Family<FollowerLabel, Number>,
+    connected: Family<FollowerLabel, Number>,
+    counted: Family<FollowerLabel, Number>,
+    acknowledgement: Family<FollowerLabel, Seconds>,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Held from the first gauge that is set until all are written, so that two who look at once see all of them.
+    rendering: Mutex<()>,
+    /// Requests to this node's ports.
+    pub requests: Requests,
     writes: Family<OutcomeLabel, Counter>,
+    /// Of `writes`, in the order of [`Outcome::ALL`].
+    by_outcome: [Counter; Outcome::ALL.len()],
     write_latency: Histogram,
+    quorum_wait: Histogram,
+    pending_writes: Number,
+    applied_entries: Counter,
     elections: Counter,
     broken_streams: Family<StreamLabel, Counter>,
     stream_bytes: Family<DirectionLabel, Counter>,
@@ -123,8 +160,10 @@ pub struct Metrics {
     last_seq: Number,
     keys: Number,
     write_quorum: Number,
-    follower_lag: Family<FollowerLabel, Number>,
-    follower_connected: Family<FollowerLabel, Number>,
+    delay_min: Seconds,
+    delay_max: Seconds,
+    write_timeout: Seconds,
+    followers: Followers,
     refused_for_room: Counter,
     /// Counted by storage.
     pub storage: StorageMetrics,
@@ -132,11 +171,20 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        // Shown from the beginning: of a series that begins at one, nobody sees that it was zero before.
+        let writes = Family::default();
+        let by_outcome = Outcome::ALL.map(|outcome| writes.get_or_create_owned(&OutcomeLabel { outcome }));
         let mut metrics = Self {
             registry: Registry::with_prefix("quorumkv_node"),
-            writes: Family::default(),
+            rendering: Mutex::default(),
+            requests: Requests::default(),
+            writes,
+            by_outcome,
             // 100 us to 6.5 s: from an undelayed write on one machine to the default write timeout.
             write_latency: Histogram::new(exponential_buckets(0.0001, 2.0, 17)),
+            quorum_wait: Histogram::new(exponential_buckets(0.0001, 2.0, 17)),
+            pending_writes: Number::default(),
+            applied_entries: Counter::default(),
             elections: Counter::default(),
             broken_streams: Family::default(),
             stream_bytes: Family::default(),
@@ -150,12 +198,18 @@ impl Default for Metrics {
             last_seq: Number::default(),
             keys: Number::default(),
             write_quorum: Number::default(),
-            follower_lag: Family::default(),
-            follower_connected: Family::default(),
+            delay_min: Seconds::default(),
+            delay_max: Seconds::default(),
+            write_timeout: Seconds::default(),
+            followers: Followers::default(),
             refused_for_room: Counter::default(),
             storage: StorageMetrics::default(),
         };
         metrics.register();
+        for side in SIDES {
+            // As above.
+            drop(metrics.broken_streams.get_or_create(&StreamLabel { side }));
+        }
         metrics
     }
 }
@@ -163,9 +217,16 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
+        self.requests.register(registry);
         registry.register("writes", "Client writes by outcome", self.writes.clone());
-        let help = "Time from append to answer of acknowledged writes";
+        let help = "Time from append to answer of acknowledged writes, simulated delay included";
         registry.register_with_unit("write_latency", help, Unit::Seconds, self.write_latency.clone());
+        let help = "Time from append to commit of batches of entries: storage and quorum, without simulated delay";
+        registry.register_with_unit("quorum_wait", help, Unit::Seconds, self.quorum_wait.clone());
+        let help = "Writes that are appended and not answered, on the leader";
+        registry.register("pending_writes", help, self.pending_writes.clone());
+        let help = "Committed entries applied to this node's store, those in snapshots apart";
+        registry.register("applied_entries", help, self.applied_entries.clone());
         registry.register("elections", "Times this node became leader", self.elections.clone());
         let help = "Replication streams that ended with an error, by the side this node was on";
         registry.register("broken_streams", help, self.broken_streams.clone());
@@ -183,9 +244,20 @@ impl Metrics {
         registry.register("last_seq", "Last entry of the log", self.last_seq.clone());
         registry.register("keys", "Committed keys", self.keys.clone());
         registry.register("write_quorum", "Committed write quorum, 0 while none is known", self.write_quorum.clone());
-        registry.register("follower_lag", "Entries a follower is behind, on the leader", self.follower_lag.clone());
+        let help = "Shortest simulated round trip, as committed";
+        registry.register_with_unit("delay_min", help, Unit::Seconds, self.delay_min.clone());
+        let help = "Longest simulated round trip, as committed";
+        registry.register_with_unit("delay_max", help, Unit::Seconds, self.delay_max.clone());
+        let help = "How long a write waits for its quorum, as committed; 0 while none is known";
+        registry.register_with_unit("write_timeout", help, Unit::Seconds, self.write_timeout.clone());
+        let Followers { lag, connected, counted, acknowledgement } = &self.followers;
+        registry.register("follower_lag", "Entries a follower is behind, on the leader", lag.clone());
         let help = "1 while a follower's stream is up, on the leader";
-        registry.register("follower_connected", help, self.follower_connected.clone());
+        registry.register("follower_connected", help, connected.clone());
+        let help = "1 while a follower's copy counts towards the quorum, on the leader";
+        registry.register("follower_counted", help, counted.clone());
+        let help = "Time a follower took to confirm one of the latest writes, simulated delay included, on the leader";
+        registry.register_with_unit("follower_acknowledgement", help, Unit::Seconds, acknowledgement.clone());
         let help = "Client writes refused because the disk is full";
         registry.register("writes_refused_for_room", help, self.refused_for_room.clone());
         self.storage.register(registry);
@@ -193,7 +265,7 @@ impl Metrics {
 
     /// Counts one answered write.
     pub fn write_answered(&self, outcome: &WriteOutcome) {
-        self.writes.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
+        self.by_outcome[Outcome::from(outcome) as usize].inc();
     }
 
     /// Counts one write that storage has no room for.
@@ -206,6 +278,16 @@ impl Metrics {
         self.write_latency.observe(latency.as_secs_f64());
     }
 
+    /// A batch of entries is committed, so long after it was appended.
+    pub fn quorum_waited(&self, took: Duration) {
+        self.quorum_wait.observe(took.as_secs_f64());
+    }
+
+    /// Committed entries were applied to the store.
+    pub fn applied(&self, entries: u64) {
+        self.applied_entries.inc_by(entries);
+    }
+
     /// This node became leader.
     pub fn elected(&self) {
         self.elections.inc();
@@ -214,8 +296,8 @@ impl Metrics {
     /// A stream ended with an error.
     pub fn stream_broke(&self, side: Role) {
         let side = match side {
-            Role::Leader => "leader",
-            Role::Follower => "follower",
+            Role::Leader => SIDES[0],
+            Role::Follower => SIDES[1],
         };
         self.broken_streams.get_or_create(&StreamLabel { side }).inc();
     }
@@ -245,28 +327,55 @@ impl Metrics {
         self.snapshots_installed.inc();
     }
 
-    /// Everything, in the format of OpenMetrics.
-    fn render(&self, inspection: &Inspection, keys: usize) -> Result<String, std::fmt::Error> {
+    /// Everything, in the text format of OpenMetrics; gauges as this inspection, the writes that wait for an answer and
+    /// the number of keys say.
+    ///
+    /// # Errors
+    /// Never in practice: a `String` takes every write.
+    pub fn render(
+        &self,
+        inspection: &Inspection,
+        pending_writes: usize,
+        keys: usize,
+    ) -> Result<String, std::fmt::Error> {
+        let _whole = self.rendering.lock();
         let state = &inspection.state;
+        self.pending_writes.set(pending_writes as u64);
         self.leader.set(u64::from(state.role == Role::Leader));
         self.ready.set(u64::from(state.ready));
         self.epoch.set(state.epoch.0);
         self.commit_seq.set(state.commit.0);
         self.last_seq.set(state.last.seq.0);
         self.keys.set(keys as u64);
-        self.write_quorum.set(state.settings.map_or(0, |entry| u64::from(entry.settings.write_quorum.0)));
-        // A node that leads no more has no followers, and must not go on showing the old ones.
-        self.follower_lag.clear();
-        self.follower_connected.clear();
-        for follower in &state.followers {
-            let label = FollowerLabel { follower: follower.node.0.clone() };
-            let lag = state.last.seq.0.saturating_sub(follower.match_seq.0);
-            self.follower_lag.get_or_create(&label).set(lag);
-            self.follower_connected.get_or_create(&label).set(u64::from(follower.connected));
-        }
+        let settings = state.settings.map(|entry| entry.settings);
+        self.write_quorum.set(settings.map_or(0, |settings| u64::from(settings.write_quorum.0)));
+        self.delay_min.set(settings.map_or(0.0, |settings| settings.delay.min.as_secs_f64()));
+        self.delay_max.set(settings.map_or(0.0, |settings| settings.delay.max.as_secs_f64()));
+        self.write_timeout.set(settings.map_or(0.0, |settings| settings.write_timeout.as_secs_f64()));
+        self.followers.set(inspection);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+impl Followers {
+    fn set(&self, Inspection { state, acknowledgements, .. }: &Inspection) {
+        let Self { lag, connected, counted, acknowledgement } = self;
+        // A node that leads no more has no followers, and must not go on showing the old ones.
+        lag.clear();
+        connected.clear();
+        counted.clear();
+        acknowledgement.clear();
+        for follower in &state.followers {
+            let label = FollowerLabel { follower: follower.node.0.clone() };
+            lag.get_or_create(&label).set(state.last.seq.0.saturating_sub(follower.match_seq.0));
+            connected.get_or_create(&label).set(u64::from(follower.connected));
+            counted.get_or_create(&label).set(u64::from(follower.counted));
+            if let Some((_, took)) = acknowledgements.iter().find(|(node, _)| *node == follower.node) {
+                acknowledgement.get_or_create(&label).set(took.as_secs_f64());
+            }
+        }
     }
 }
 
@@ -279,7 +388,8 @@ async fn metrics(State(driver): State<Arc<DriverHandle>>) -> Response {
     let Ok(inspection) = driver.inspect().await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the node is stopping\n").into_response();
     };
-    match driver.metrics.render(&inspection, driver.store.len()) {
+    let pending_writes = driver.view.borrow().pending_writes;
+    match driver.metrics.render(&inspection, pending_writes, driver.store.len()) {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
@@ -287,3 +397,6 @@ async fn metrics(State(driver): State<Arc<DriverHandle>>) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, any, get, post, put},
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,7 @@ use crate::{
     auth::Token,
     failpoint::{Failpoint, reached},
     handle::DriverHandle,
+    metrics::requests::{Port, UNKNOWN},
     recover::{self, RecoverQuery},
     transport::{self, PROTOCOL},
     wire::compression::{Compression, ENCODING},
@@ -42,20 +43,30 @@ pub struct PeerPort {
 
 /// The peer port's routes.
 pub fn router(port: PeerPort) -> Router {
-    Router::new()
-        .route("/state", get(state))
-        .route("/fence", post(fence))
-        .route("/promote", post(promote))
-        .route("/members", put(members))
-        .route("/settings", put(settings))
-        .route("/stream", get(stream))
-        .route("/recover", get(recover))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(port.clone(), authorized))
-        .layer(CatchPanicLayer::custom(panicked))
-        .with_state(port)
+    let requests = port.driver.metrics.requests.clone();
+    // From the outside inwards: what panics or is not authorized is answered, and counted as that.
+    let around = |route| {
+        (
+            requests.layer(Port::Peer, route),
+            CatchPanicLayer::custom(panicked),
+            middleware::from_fn_with_state(port.clone(), authorized),
+            DefaultBodyLimit::max(MAX_BODY_BYTES),
+        )
+    };
+    let routes = [
+        ("/state", get(state)),
+        ("/fence", post(fence)),
+        ("/promote", post(promote)),
+        ("/members", put(members)),
+        ("/settings", put(settings)),
+        ("/stream", get(stream)),
+        ("/recover", get(recover)),
+    ];
+    let routes = routes.into_iter().fold(Router::new(), |routes, (path, methods): (_, MethodRouter<PeerPort>)| {
+        routes.route(path, methods.fallback(wrong_method).layer(around(path)))
+    });
+    let unknown: MethodRouter = any(unknown_route).layer(around(UNKNOWN)).with_state(port.clone());
+    routes.fallback_service(unknown).with_state(port)
 }
 
 async fn authorized(State(port): State<PeerPort>, request: Request, next: Next) -> Result<Response, PeerRefusal> {

@@ -11,7 +11,7 @@ use axum::{
     extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, any, get, post},
 };
 use quorumkv_api::{
     MAX_BODY_BYTES, MAX_KEY_BYTES,
@@ -28,6 +28,7 @@ use crate::{
     answer::{ApiError, panicked},
     auth::Token,
     handle::{DriverHandle, PeerRequest},
+    metrics::requests::{Port, UNKNOWN},
 };
 
 mod batch;
@@ -92,17 +93,24 @@ const ROUTES: [(&str, Methods); 12] = [
 
 /// The client port's routes.
 pub fn router(port: ClientPort) -> Router {
-    let routes = ROUTES.into_iter().fold(Router::new(), |routes, (path, methods)| {
+    let requests = port.driver.metrics.requests.clone();
+    // From the outside inwards: what panics is answered, and counted as that.
+    let around = |route| {
+        let counted = requests.layer(Port::Client, route);
+        (counted, CatchPanicLayer::custom(panicked), DefaultBodyLimit::max(MAX_BODY_BYTES))
+    };
+    let methods = |route, methods: MethodRouter<ClientPort>| methods.fallback(wrong_method).layer(around(route));
+    let routes = ROUTES.into_iter().fold(Router::new(), |routes, (path, of_path)| {
         // A key may have slashes.
-        routes.route(&path.replace("{key}", "{*key}"), methods())
+        routes.route(&path.replace("{key}", "{*key}"), methods(path, of_path()))
     });
+    let no_key = || get(reads::get_without_key);
+    let no_keys = no_key().put(reads::get_without_key).delete(reads::get_without_key);
+    let unknown: MethodRouter = any(unknown_route).layer(around(UNKNOWN)).with_state(port.clone());
     routes
-        .route("/get/", get(reads::get_without_key))
-        .route("/kv/", get(reads::get_without_key).put(reads::get_without_key).delete(reads::get_without_key))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(CatchPanicLayer::custom(panicked))
+        .route("/get/", methods("/get/{key}", no_key()))
+        .route("/kv/", methods("/kv/{key}", no_keys))
+        .fallback_service(unknown)
         .with_state(port)
 }
 

@@ -184,7 +184,8 @@ pub async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result
     let mut memory = memory.lock().await;
     let work = timeout(RECONCILE_TIMEOUT, steps(&cluster, &context, &mut memory));
     let outcome = work.await.unwrap_or(Err(ReconcileError::Timeout));
-    context.metrics.reconciled(started.elapsed());
+    let namespace = cluster.namespace().unwrap_or_default();
+    context.metrics.reconciled(&namespace, &cluster.name_any(), started.elapsed());
     match outcome {
         Ok(action) => {
             memory.failures = 0;

@@ -351,6 +351,7 @@ async fn control(
             predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
             kube::runtime::PredicateConfig::default(),
         );
+    metrics.show(clusters.clone());
     let reporter = Reporter { controller: NAME.to_owned(), instance: Some(args.pod_name.clone()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),

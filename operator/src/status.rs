@@ -22,6 +22,9 @@ use crate::{
 /// Condition of a store that is left alone. It is there only meanwhile.
 const PAUSED: &str = "Paused";
 
+/// All that there are.
+pub const CONDITIONS: [&str; 5] = ["Ready", "Progressing", "Degraded", "QuorumAvailable", PAUSED];
+
 /// One condition without its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -507,7 +510,7 @@ mod tests {
         let kinds = |status: &KvClusterStatus| -> Vec<String> {
             status.conditions.iter().map(|condition| condition.type_.clone()).collect()
         };
-        assert_eq!(kinds(&next), ["Ready", "Progressing", "Degraded", "QuorumAvailable", "Paused"]);
+        assert_eq!(kinds(&next), CONDITIONS);
         assert_eq!(next.write_quorum, first.write_quorum);
         assert_eq!(paused(Some(&next), Some(5), at(300)), None, "whatever the spec says by then");
         let resumed = stored(&write(Some(&next), &calm, 400).expect("a change"));

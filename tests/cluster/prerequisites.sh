@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes sure that the machine has what a part of the tests needs.
 #
-#   prerequisites.sh kind      a kind cluster from an offline node image (podman)
-#   prerequisites.sh compose   docker compose
-#   prerequisites.sh browser   a Chromium that tests can drive
-#   prerequisites.sh network   lost packets between local processes
-#   prerequisites.sh bench     Redis, to measure beside
-#   prerequisites.sh all       kind, compose and network (default)
+#   prerequisites.sh kind        a kind cluster from an offline node image (podman)
+#   prerequisites.sh compose     docker compose
+#   prerequisites.sh browser     a Chromium that tests can drive
+#   prerequisites.sh network     lost packets between local processes
+#   prerequisites.sh bench       Redis, to measure beside
+#   prerequisites.sh prometheus  a Prometheus that tests can ask
+#   prerequisites.sh all         kind, compose and network (default)
 #
 # Root on a machine with apt: missing packages are installed. Anyone else is told
 # what is missing and which command installs it.
@@ -25,6 +26,7 @@ KIND=(
 COMPOSE=(docker.io:dockerd iptables:iptables)
 BROWSER=(chromium:chromium chromium-driver:chromedriver)
 BENCH=(redis-server:redis-server)
+PROMETHEUS=(prometheus:prometheus)
 NETWORK=(iproute2:ip iptables:iptables util-linux:unshare)
 
 present() {
@@ -97,10 +99,11 @@ kind) ensure_all=("${COMMON[@]}" "${KIND[@]}") ;;
 compose) ensure_all=("${COMMON[@]}") ;;
 browser) ensure_all=("${BROWSER[@]}") ;;
 bench) ensure_all=("${BENCH[@]}") ;;
+prometheus) ensure_all=("${PROMETHEUS[@]}") ;;
 network) ensure_all=("${NETWORK[@]}") ;;
 all) ensure_all=("${COMMON[@]}" "${KIND[@]}" "${NETWORK[@]}") ;;
 -h | --help) usage_of "$0"; exit 0 ;;
-*) die "unknown: $what" "one of: kind compose browser network bench all" ;;
+*) die "unknown: $what" "one of: kind compose browser network bench prometheus all" ;;
 esac
 # An engine that already answers, wherever it runs, needs no dockerd here.
 if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; then
@@ -108,4 +111,4 @@ if [[ "$what" == @(compose|all) ]] && ! timeout 10 docker info >/dev/null 2>&1; 
 fi
 
 with_lock prerequisites ensure_packages "${ensure_all[@]}"
-[[ "$what" == @(compose|browser|network|bench) ]] || require_go
+[[ "$what" == @(compose|browser|network|bench|prometheus) ]] || require_go

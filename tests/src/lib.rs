@@ -4,7 +4,7 @@
 //! only writes much; [`history`] tells whether a correct store could have answered so. [`processes`] runs nodes, and
 //! the operator's local mode, as processes of this machine, [`kind`] runs them on Kubernetes; [`chaos`] strikes both,
 //! [`recovery`] watches a node come back. [`client`] speaks to the client port, [`wait`] waits for conditions.
-//! [`browser`] looks at the page, [`lab`] holds the lab's programs, [`bench`]
+//! [`browser`] looks at the page, [`prometheus`] at the metrics; [`lab`] holds the lab's programs, [`bench`]
 //! measures speed beside other systems; `drawing` makes pictures of what they measured.
 
 pub mod bench;
@@ -19,6 +19,7 @@ pub mod kind;
 pub mod lab;
 pub mod load;
 pub mod processes;
+pub mod prometheus;
 pub mod recovery;
 
 pub use quorumkv_inspect::wait;

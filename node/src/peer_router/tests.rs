@@ -19,6 +19,11 @@ use crate::{
 
 /// The peer port of a lone node with a real core.
 fn node(token: Option<&str>) -> Router {
+    counted_node(token).0
+}
+
+/// The same, and what is counted of it.
+fn counted_node(token: Option<&str>) -> (Router, DriverHandle) {
     let clock = Clock::start();
     let identity = Identity {
         node: "n1".into(),
@@ -30,7 +35,7 @@ fn node(token: Option<&str>) -> Router {
     let (driver, Attached { handle, commands, .. }) =
         Driver::new(node, Memory::default(), clock, RoundTrips::seeded(1));
     tokio::spawn(driver.run(commands, std::future::pending()));
-    router(PeerPort { driver: handle, token: Token::new(token), compression: Compression::Off })
+    (router(PeerPort { driver: handle.clone(), token: Token::new(token), compression: Compression::Off }), handle)
 }
 
 async fn call(router: &Router, request: Request) -> (StatusCode, Bytes) {
@@ -154,4 +159,25 @@ async fn every_route_needs_the_token_where_one_is_configured(#[case] path: &str)
     let with_token = Request::get(path).header(header::AUTHORIZATION, "Bearer secret");
     let (status, _) = call(&node, with_token.body(Body::empty()).expect("a request")).await;
     assert_ne!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn requests_are_counted_those_without_the_token_too() {
+    let (node, driver) = counted_node(Some("secret"));
+    let with_token = |path: &str| {
+        let request = Request::get(path).header(header::AUTHORIZATION, "Bearer secret");
+        request.body(Body::empty()).expect("a request")
+    };
+    assert_eq!(call(&node, with_token("/state")).await.0, StatusCode::OK);
+    for path in ["/state", "/nothing"] {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        assert_eq!(call(&node, request).await.0, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(call(&node, with_token("/fence")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let text = driver.metrics.render(&driver.inspect().await.expect("it runs"), 0, 0).expect("text");
+    for (route, status) in [("/state", "2xx"), ("/state", "4xx"), ("unknown", "4xx"), ("/fence", "4xx")] {
+        let labels = format!("port=\"peer\",method=\"GET\",route=\"{route}\",status=\"{status}\"");
+        let line = format!("quorumkv_node_requests_total{{{labels}}} 1");
+        assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
+    }
 }

@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::ConnectInfo,
-    http::{HeaderMap, Request},
+    http::{HeaderMap, Method, Request, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -38,6 +38,7 @@ use super::{ClientPort, Connection, Undelayed, reads, writes};
 use crate::{
     answer::{ApiError, panicked},
     handle::Begun,
+    metrics::requests::{Port, RouteMetrics, UnderWay},
 };
 
 mod answer;
@@ -59,6 +60,11 @@ const MOST_UNDER_WAY: usize = 256;
 pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: CancellationToken) {
     let mut listener = Undelayed(listener);
     let router = super::router(port.clone());
+    let requests = &port.driver.metrics.requests;
+    let routes = Routes {
+        set: requests.route(Port::Client, &Method::POST, "/set"),
+        get: requests.route(Port::Client, &Method::GET, "/get/{key}"),
+    };
     let connections = TaskTracker::new();
     loop {
         let (tcp, _) = tokio::select! {
@@ -66,9 +72,9 @@ pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: Cancel
             () = until.cancelled() => break,
             accepted = axum::serve::Listener::accept(&mut listener) => accepted,
         };
-        let (port, router, until) = (port.clone(), router.clone(), until.clone());
+        let (port, router, until, routes) = (port.clone(), router.clone(), until.clone(), routes.clone());
         connections.spawn(async move {
-            let client = Client { port, connection: Connection::default(), until };
+            let client = Client { port, connection: Connection::default(), until, routes };
             // A client may go at any time, and nobody else has to know.
             if let Err(error) = client.serve(tcp, router).await {
                 debug!(%error, "a connection broke");
@@ -83,11 +89,22 @@ pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: Cancel
 /// The answer in place of what was asked for.
 type Refused = Box<Response>;
 
+/// A write that was begun, or refused before that.
+type Asked = (UnderWay, Result<Begun, Refused>);
+
+/// Counts the two requests as the router counts all others.
+#[derive(Clone)]
+struct Routes {
+    set: RouteMetrics,
+    get: RouteMetrics,
+}
+
 /// One connection.
 struct Client {
     port: ClientPort,
     connection: Connection,
     until: CancellationToken,
+    routes: Routes,
 }
 
 impl Client {
@@ -136,7 +153,7 @@ impl Client {
     /// Answers what is whole in `input`: the bytes that were taken from it, and whether what follows is for
     /// the router.
     async fn answer_read(&self, input: &[u8], answers: &mut Answers, tcp: &mut TcpStream) -> io::Result<(usize, bool)> {
-        let mut under_way: Vec<Result<Begun, Refused>> = Vec::new();
+        let mut under_way: Vec<Asked> = Vec::new();
         let mut taken = 0;
         let cold = loop {
             let (hot, bytes) = match look_at(&input[taken..]) {
@@ -147,7 +164,7 @@ impl Client {
             taken += bytes;
             self.connection.note(&self.port);
             match hot {
-                Hot::Set(body) => under_way.push(self.begin(body).await),
+                Hot::Set(body) => under_way.push((self.routes.set.begin(), self.begin(body).await)),
                 Hot::Get(key) => {
                     self.settle(&mut under_way, answers).await;
                     self.get(key, answers).await;
@@ -173,8 +190,8 @@ impl Client {
     }
 
     /// Waits for the writes that were begun, and answers them in their order.
-    async fn settle(&self, under_way: &mut Vec<Result<Begun, Refused>>, answers: &mut Answers) {
-        for begun in under_way.drain(..) {
+    async fn settle(&self, under_way: &mut Vec<Asked>, answers: &mut Answers) {
+        for (request, begun) in under_way.drain(..) {
             let settled = match begun {
                 Ok(begun) => {
                     let answer = begun.answer().await;
@@ -183,6 +200,7 @@ impl Client {
                 Err(refused) => Err(refused),
             };
             let closing = self.until.is_cancelled();
+            request.answered(status(&settled));
             match settled {
                 Ok(done) => answers.put_json(closing, |body| done.put(body)),
                 Err(response) => answers.put(closing, *response).await,
@@ -192,7 +210,10 @@ impl Client {
 
     async fn get(&self, key: &str, answers: &mut Answers) {
         let closing = self.until.is_cancelled();
-        match guarded(|| reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default())) {
+        let request = self.routes.get.begin();
+        let found = guarded(|| reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default()));
+        request.answered(status(&found));
+        match found {
             Ok(found) => answers.put_json(closing, |body| reads::put_found(body, key, &found)),
             Err(response) => answers.put(closing, *response).await,
         }
@@ -200,7 +221,7 @@ impl Client {
 
     /// Lets hyper and the router go on with a connection of which `unread` was read.
     async fn hand_over(self, tcp: TcpStream, unread: Vec<u8>, router: Router) -> hyper::Result<()> {
-        let Self { port: _, connection, until } = self;
+        let Self { port: _, connection, until, routes: _ } = self;
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(connection.clone()));
@@ -222,6 +243,10 @@ async fn write(tcp: &mut TcpStream, answers: &mut Answers) -> io::Result<()> {
     tcp.write_all(answers.written()).await?;
     answers.clear();
     Ok(())
+}
+
+fn status<Given>(done: &Result<Given, Refused>) -> StatusCode {
+    done.as_ref().map_or_else(|refused| refused.status(), |_| StatusCode::OK)
 }
 
 /// What `work` gives, or the answer in place of it, also when it panics.

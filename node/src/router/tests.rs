@@ -25,6 +25,7 @@ use crate::{
 
 #[path = "../../tests/support/contract.rs"]
 mod contract;
+mod counted;
 mod ids;
 mod native;
 
