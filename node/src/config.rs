@@ -142,7 +142,7 @@ pub struct Arguments {
     pub log_entries: u32,
     /// Frames of more bytes than this are sent to followers compressed, where that makes them smaller and they
     /// read it; off: none are, and this node asks for none.
-    #[arg(long, env = "COMPRESS_ABOVE", value_name = "BYTES|off", default_value = "off", value_parser = parse_compression)]
+    #[arg(long, env = "COMPRESS_ABOVE", default_value = "off", value_parser = parse_compression)]
     pub compress_above: Compression,
 }
 
