@@ -210,6 +210,9 @@ impl Default for Metrics {
             // As above.
             drop(metrics.broken_streams.get_or_create(&StreamLabel { side }));
         }
+        for direction in [Direction::Sent, Direction::Received] {
+            drop(metrics.stream_bytes(direction));
+        }
         metrics
     }
 }
