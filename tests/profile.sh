@@ -19,19 +19,28 @@ trap 'kill "$bench" 2>/dev/null || true; rm -rf "$work"' EXIT
 "$target/bench" --part compare --only quorumkv --storage "${STORAGE:-memory}" --quorums 3 --connections 64 --repeats 1 \
   --seconds $((seconds + 6)) --results "$work" >"$work/bench.out" 2>&1 &
 bench=$!
-# Until the leader is at work: the one of the bench's children with the most processor time.
-busiest() { ps -o pid=,times= --ppid "$bench" | sort -k2,2nr | awk 'NR == 1 && $2 >= 1 {print $1}'; }
+# child PLACE SECONDS: the bench's child with the most, second most... processor time, if it had so many seconds of it.
+# While there are no children yet, ps fails.
+child() {
+  { ps -o pid=,times= --ppid "$bench" || true; } | sort -k2,2nr |
+    awk -v place="$1" -v least="$2" 'NR == place && $2 >= least {print $1}'
+}
+# Until the leader is at work.
 for _ in $(seq 120); do
-  leader=$(busiest)
+  leader=$(child 1 1)
   [ -z "$leader" ] || break
   sleep 0.25
 done
 [ -n "$leader" ] || { cat "$work/bench.out" >&2; echo "error: no load" >&2; exit 1; }
-follower=$(ps -o pid=,times= --ppid "$bench" | sort -k2,2nr | awk 'NR == 2 {print $1}')
+follower=$(child 2 0)
 perf record --quiet --all-cpus --freq 999 --output "$work/perf.data" -- sleep "$seconds"
 wait "$bench"
 
-functions() { perf report --input "$work/perf.data" --stdio --no-children --percent-limit 0.8 "$@" 2>/dev/null | grep -v '^#' | sed '/^$/d'; }
+# functions MOST OPTION...: so many lines of a report. All are read: head would end perf's pipe, and this script with it.
+functions() {
+  perf report --input "$work/perf.data" --stdio --no-children --percent-limit 0.8 "${@:2}" 2>/dev/null |
+    awk -v most="$1" '!/^#/ && NF && ++shown <= most'
+}
 mkdir -p "$(dirname "$report")"
 # shellcheck disable=SC2016 # backticks of Markdown
 {
@@ -40,11 +49,11 @@ mkdir -p "$(dirname "$report")"
   printf '\n```text\n'
   grep '^1: quorumkv.*write' "$work/bench.out" || cat "$work/bench.out"
   printf '```\n\n## By process\n\n```text\n'
-  functions --sort pid | head -12
+  functions 12 --sort pid
   printf '```\n\n## The leader\n\n```text\n'
-  functions --pid "$leader" --sort symbol | head -45
+  functions 45 --pid "$leader" --sort symbol
   printf '```\n\n## A follower\n\n```text\n'
-  functions --pid "$follower" --sort symbol --percent-limit 0.15 | head -30
+  functions 30 --pid "$follower" --sort symbol --percent-limit 0.15
   printf '```\n'
 } >"$report"
 echo "written: $report"
