@@ -83,9 +83,10 @@ go_build_group() {
   mkdir -p "$dir.partial/out"
   cd "$CLUSTER_DIR/$MODULE" || return
   # Explicit settings, so that a user's Go environment cannot change the result;
-  # -mod=readonly makes an incomplete go.sum an error instead of an edit.
+  # -mod=readonly makes an incomplete go.sum an error instead of an edit. What -s would
+  # remove from the programs is not even made, which saves a tenth of the time.
   env -u GOOS -u GOARCH GOFLAGS='' GOWORK=off CGO_ENABLED=0 \
-    nice -n 10 go build -mod=readonly -buildvcs=false -trimpath -ldflags "$LDFLAGS" \
+    nice -n 10 go build -mod=readonly -buildvcs=false -trimpath -gcflags=all=-dwarf=false -ldflags "$LDFLAGS" \
     -o "$dir.partial/out/" "${PACKAGES[@]}"
   for i in "${!NAMES[@]}"; do
     # Go names a program after its folder, ignoring a trailing /v3.
