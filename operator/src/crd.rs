@@ -127,6 +127,15 @@ pub struct KvClusterSpec {
     /// Annotations of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pod_annotations: BTreeMap<String, String>,
+
+    /// Frames to followers that are larger than so many bytes, 256 to 4194304, are compressed where that pays; by
+    /// default none are. Worth it on slow networks. A change replaces the pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("self >= 256 && self <= 4194304")
+            .message("compressAbove must be 256 to 4194304 bytes: leave it out to compress nothing")
+    )]
+    pub compress_above: Option<i32>,
 }
 
 /// A range of durations, such as `{min: 10ms, max: 150ms}`.
@@ -457,6 +466,8 @@ mod tests {
     #[case(json!({"storage": {"type": "Persistent"}}), "storage.size is missing")]
     #[case(json!({"storage": {"type": "Persistent", "size": "big"}}), "storage.size must be a quantity")]
     #[case(json!({"storage": {"type": "Persistent", "size": "0"}}), "storage.size must be a quantity")]
+    #[case(json!({"compressAbove": 255}), "compressAbove must be 256 to 4194304")]
+    #[case(json!({"compressAbove": 4_194_305}), "compressAbove must be 256 to 4194304")]
     fn a_wrong_spec_is_refused_with_what_to_change(#[case] spec: serde_json::Value, #[case] message: &str) {
         let refusal = refusal(spec);
         assert!(refusal.contains(message), "{refusal}");
@@ -470,6 +481,7 @@ mod tests {
     #[case(json!({"followers": 9, "writeQuorum": 9}))]
     #[case(json!({"followers": 1, "writeQuorum": 1}))]
     #[case(json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}))]
+    #[case(json!({"compressAbove": 65_536}))]
     fn a_right_spec_is_accepted(#[case] spec: serde_json::Value) {
         cluster(spec).validate_cel().expect("accepted");
     }

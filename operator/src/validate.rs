@@ -95,6 +95,8 @@ pub struct PodOptions {
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// Their annotations.
     pub annotations: BTreeMap<String, String>,
+    /// From which size on nodes compress frames to followers, in bytes; none: never.
+    pub compress_above: Option<i32>,
 }
 
 /// Why a KvCluster cannot be built. Each message says what to change.
@@ -154,6 +156,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         affinity,
         topology_spread_constraints,
         pod_annotations,
+        compress_above,
     } = cluster.spec.clone();
     let store = Store {
         nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
@@ -172,6 +175,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         affinity,
         topology_spread_constraints,
         annotations: pod_annotations,
+        compress_above,
     };
     Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods })
 }

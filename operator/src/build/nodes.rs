@@ -66,6 +66,7 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
         affinity,
         topology_spread_constraints,
         annotations,
+        compress_above: _,
     } = cluster.pods.clone();
     let container = Container {
         name: CONTAINER.to_owned(),
@@ -173,6 +174,7 @@ fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
             environment.push(plain("DATA_DIR", DATA_DIRECTORY.to_owned()));
         }
     }
+    environment.extend(cluster.pods.compress_above.map(|bytes| plain("COMPRESS_ABOVE", bytes.to_string())));
     environment
 }
 
@@ -268,6 +270,18 @@ mod tests {
         );
         let position = |name: &str| env.iter().position(|var| var.name == name);
         assert!(position("NODE_ID") < position("ADVERTISE_URL"), "a variable is expanded only by later ones");
+    }
+
+    #[test]
+    fn nodes_compress_only_where_the_spec_says_so() {
+        let mut cluster = valid_cluster();
+        let variable = |cluster: &ValidCluster| {
+            let env = pod(cluster).containers[0].env.clone().expect("variables");
+            env.into_iter().find(|var| var.name == "COMPRESS_ABOVE").and_then(|var| var.value)
+        };
+        assert_eq!(variable(&cluster), None);
+        cluster.pods.compress_above = Some(65_536);
+        assert_eq!(variable(&cluster).as_deref(), Some("65536"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     answer::Expected,
     connection::Target,
     figures::Figures,
-    generator::{Pace, Plan, measure},
+    generator::{Pace, Plan, fill, measure},
     request::Request,
     spread::Spread,
 };
@@ -173,12 +173,16 @@ async fn sample(
     let targets = values.map(|value| {
         Ok(Target { address, request: Request::put(address, &value)?, expected: Expected::http("\"success\":true") })
     });
-    let targets = targets.collect::<anyhow::Result<_>>()?;
+    let targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
     // Few writes take much time there.
     let length = if limit.is_some() { length * 3 } else { length };
     let keys = (VALUES_BYTES / value_bytes).min(KEYS) as u64;
     let (pace, connections, warm_up) = (Pace::Closed, CONNECTIONS, length.mul_f64(0.25));
     let servers = lab.indices().map(|index| lab.node(index).pid()).collect::<anyhow::Result<_>>()?;
+    // Memory for keys and log costs only once. It would be a matter of minutes on a slow network, and none there.
+    if let Some(target) = targets.first().filter(|_| limit.is_none()) {
+        fill(target.clone(), keys, CONNECTIONS).await.context("filling it")?;
+    }
     let before = counted(lab).await?;
     let measured = measure(Plan { targets, keys, connections, pace, warm_up, length }, servers).await?;
     let after = counted(lab).await?;
