@@ -198,6 +198,8 @@ pub async fn peer_token(client: &Client, cluster: &ValidCluster, known: Option<&
         not_in_the_way(&existing, cluster)?;
         return secret::token_in(&existing).ok_or(ApplyError::NoToken(name));
     }
+    // The caches may not know yet that the KvCluster was deleted.
+    StatusRecord::new(client, cluster).must_exist().await?;
     let token = known.map_or_else(secret::random_token, str::to_owned);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let created = api.create(&parameters, &secret::build(cluster, &token)).await;

@@ -221,9 +221,10 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     };
     memory.refusal = None;
     let observed = observe::observe(&context.caches, &valid);
-    apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
     let nodes = observe::known_nodes(&valid, &observed);
+    // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
     let client = peer_client(context, &valid, &nodes, memory).await?;
+    apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
     let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;

@@ -113,12 +113,16 @@ async fn somebody_elses_object_is_left_alone() {
 
 #[tokio::test]
 async fn the_token_is_made_once_and_made_again_as_it_was() {
-    let script = vec![Expected::missing(SECRET), Expected::written(Method::POST, SECRETS)];
+    let script = vec![
+        Expected::missing(SECRET),
+        Expected::found(CLUSTER, stored("10")),
+        Expected::written(Method::POST, SECRETS),
+    ];
     let (client, server) = server(script);
     let token = peer_token(&client, &valid_cluster(), Some("known")).await.expect("a token");
     assert_eq!(token, "known");
     drop(client);
-    assert_eq!(server.await.expect("the script was followed")[1]["stringData"]["token"], "known");
+    assert_eq!(server.await.expect("the script was followed")[2]["stringData"]["token"], "known");
 }
 
 #[tokio::test]

@@ -11,13 +11,13 @@ use crate::validate::ValidCluster;
 pub const TOKEN_KEY: &str = "token";
 
 /// A Secret with this token. It is created once and never changed: running nodes keep the token they
-/// started with.
+/// started with. Not immutable all the same: of such a Secret a kubelet keeps what it once read for as long as any pod
+/// there refers to its name, and would give it to the pods of the next KvCluster of that name.
 #[must_use]
 pub fn build(cluster: &ValidCluster, token: &str) -> Secret {
     Secret {
         metadata: names::metadata(cluster, names::token_secret(&cluster.name)),
         type_: Some("Opaque".to_owned()),
-        immutable: Some(true),
         string_data: Some(BTreeMap::from([(TOKEN_KEY.to_owned(), token.to_owned())])),
         ..Secret::default()
     }

@@ -1,6 +1,7 @@
 //! Reconciles against a scripted API server.
 
 use kube::runtime::{events::Reporter, reflector};
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -41,7 +42,7 @@ fn calm_pass() -> (ValidCluster, Pass) {
 }
 
 fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
-    let pod = serde_json::json!({"metadata": {
+    let pod = json!({"metadata": {
         "name": name, "namespace": "default", "uid": name, "labels": {names::ROLE: role},
     }});
     Arc::new(serde_json::from_value(pod).expect("a pod"))
@@ -124,10 +125,25 @@ async fn a_spec_that_cannot_be_built_is_reported_once() {
 }
 
 const CLUSTER: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
+const SECRET: &str = "/api/v1/namespaces/default/secrets/demo-peer-token";
+
+/// Else its pods could start with a token that goes away with it.
+#[tokio::test]
+async fn nothing_is_made_while_the_secret_of_an_earlier_cluster_is_there() {
+    let owner = json!({"apiVersion": "v1", "kind": "KvCluster", "name": "demo", "uid": "earlier", "controller": true});
+    let left =
+        json!({"metadata": {"name": "demo-peer-token", "ownerReferences": [owner]}, "data": {"token": "c2VjcmV0"}});
+    let (client, server) = api::server(vec![api::Expected::found(SECRET, left)]);
+    let context = context(client);
+    let error = steps(&cluster(), &context, &mut ClusterMemory::default()).await.expect_err("it is in the way");
+    assert_eq!((error.label(), error.is_passing()), ("being_deleted", true), "{error}");
+    drop(context);
+    server.await.expect("nothing was written");
+}
 
 #[tokio::test]
 async fn a_cluster_that_is_gone_is_let_go_without_an_error() {
-    let (client, server) = api::server(vec![api::Expected::missing(CLUSTER)]);
+    let (client, server) = api::server(vec![api::Expected::missing(SECRET), api::Expected::missing(CLUSTER)]);
     let context = Arc::new(context(client));
     let action = reconcile(Arc::new(cluster()), Arc::clone(&context)).await.expect("no error");
     assert_eq!(action, Action::await_change());
@@ -150,7 +166,8 @@ async fn an_answer_of_the_api_server_is_counted_by_what_it_means(
     #[case] passing: bool,
 ) {
     let status = http::StatusCode::from_u16(code).expect("a status code");
-    let (client, server) = api::server(vec![api::Expected::failing(http::Method::GET, CLUSTER, status)]);
+    let script = vec![api::Expected::missing(SECRET), api::Expected::failing(http::Method::GET, CLUSTER, status)];
+    let (client, server) = api::server(script);
     let context = context(client);
     let error = steps(&cluster(), &context, &mut ClusterMemory::default()).await.expect_err("scripted");
     assert_eq!((error.label(), error.is_passing()), (label, passing), "{error}");

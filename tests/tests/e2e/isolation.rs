@@ -89,6 +89,11 @@ pub(crate) async fn a_deleted_store_leaves_nothing_behind_and_the_other_goes_on(
     let again = second_store(world).await?;
     let (content, _) = again.client()?.content(&again.service().await?.url()).await?;
     ensure!(content.is_empty(), "a new store holds {content:?}");
+    // And where nothing is waited for, while pods and Secret of the earlier one are still on their way out.
+    for _ in 0..2 {
+        again.kubectl(&["delete", "kvc", again.name]).await?;
+        second_store(world).await?;
+    }
     Ok(())
 }
 
