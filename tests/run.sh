@@ -54,10 +54,23 @@ prerequisites() {
 # Only root may make network namespaces: for anyone else, the tests in them are shown as ignored.
 network() { [ "$(id -u)" -ne 0 ] || tests/cluster/prerequisites.sh network; }
 
+names_of_tools() {
+  ! asks compose || echo docker-compose
+  ! asks e2e || printf '%s\n' kubectl helm kind
+}
+
+# What Go compiles later is fetched while Rust compiles: one waits for the network, the other for processors. What
+# cannot be fetched is tried again, and told of, by the stages that need it.
+fetch_tools() {
+  local tools
+  mapfile -t tools < <(names_of_tools)
+  tests/cluster/tools.sh --fetch "${tools[@]}" --with node >/dev/null 2>&1 &
+  FETCHING=$!
+}
+
 tools() {
-  local tools=()
-  ! asks compose || tools+=(docker-compose)
-  ! asks e2e || tools+=(kubectl helm kind)
+  local tools
+  mapfile -t tools < <(names_of_tools)
   tests/cluster/tools.sh "${tools[@]}"
 }
 
@@ -159,7 +172,9 @@ summary() {
 # An engine that this run had to start ends with it; one that was there stays.
 engine_was_there=1
 timeout 20 tests/cluster/dockerd.sh status >/dev/null 2>&1 || engine_was_there=
+FETCHING=
 finish() {
+  [ -z "$FETCHING" ] || kill "$FETCHING" 2>/dev/null || true
   [ -n "$engine_was_there" ] || tests/cluster/dockerd.sh stop >/dev/null 2>&1 || true
   rm -f "$LOG"
 }
@@ -176,7 +191,7 @@ needs_containers=
 if asks compose || asks e2e; then needs_containers=1; fi
 if [ -n "$needs_containers" ]; then
   prepare "prerequisites" prerequisites
-  prepare "tools" tools
+  fetch_tools
 fi
 if asks local; then
   stage "browser" browser
@@ -186,6 +201,8 @@ fi
 stage "build" build
 if asks local; then stage "build, with failpoints" failpoints; fi
 if [ -n "$needs_containers" ]; then
+  wait "$FETCHING" || true
+  prepare "tools" tools
   prepare "images" images
   if asks e2e; then prepare "kind node image" node_image; fi
 fi

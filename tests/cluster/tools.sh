@@ -6,6 +6,7 @@
 #   tools.sh --with node            these and what the offline node image is made of
 #   tools.sh TOOL...                just these: kubectl helm kind docker-compose kwok
 #                                   kubernetes etcd coredns local-path-provisioner
+#   tools.sh --fetch ...            only fetch what those are built from
 #
 # They land in ${XDG_CACHE_HOME:-$HOME/.cache}/quorumkv/bin; a second run does nothing.
 set -euo pipefail
@@ -14,6 +15,7 @@ set -euo pipefail
 
 named=()
 extra=()
+do=go_tools
 while [ $# -gt 0 ]; do
   case $1 in
   --with)
@@ -23,6 +25,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
     ;;
+  --fetch) do=go_fetch ;;
   -h | --help) usage_of "$0"; exit 0 ;;
   -*) die "unknown option $1" ;;
   *) named+=("$1") ;;
@@ -31,4 +34,4 @@ while [ $# -gt 0 ]; do
 done
 [ "${#named[@]}" -gt 0 ] || named=(kubectl helm kind docker-compose)
 
-go_tools "${named[@]}" "${extra[@]}"
+"$do" "${named[@]}" "${extra[@]}"

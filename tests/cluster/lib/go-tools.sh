@@ -84,8 +84,9 @@ go_build_group() {
   cd "$CLUSTER_DIR/$MODULE" || return
   # Explicit settings, so that a user's Go environment cannot change the result;
   # -mod=readonly makes an incomplete go.sum an error instead of an edit. What -s would
-  # remove from the programs is not even made, which saves a tenth of the time.
-  env -u GOOS -u GOARCH GOFLAGS='' GOWORK=off CGO_ENABLED=0 \
+  # remove from the programs is not even made, and the compiler collects its garbage less
+  # often: each saves about a tenth of the time.
+  env -u GOOS -u GOARCH GOFLAGS='' GOWORK=off CGO_ENABLED=0 GOGC=400 \
     nice -n 10 go build -mod=readonly -buildvcs=false -trimpath -gcflags=all=-dwarf=false -ldflags "$LDFLAGS" \
     -o "$dir.partial/out/" "${PACKAGES[@]}"
   for i in "${!NAMES[@]}"; do
@@ -96,6 +97,18 @@ go_build_group() {
   done
   rmdir "$dir.partial/out"
   mv "$dir.partial" "$dir"
+}
+
+# Fetches the modules that missing groups are built from, where Go can be had.
+go_fetch() {
+  local MODULE PACKAGES NAMES LDFLAGS group
+  have go || return 0
+  for group in "$@"; do
+    [ ! -d "$(go_group_dir "$group")" ] || continue
+    go_group "$group"
+    (cd "$CLUSTER_DIR/$MODULE" && env -u GOOS -u GOARCH GOFLAGS='' GOWORK=off CGO_ENABLED=0 \
+      nice -n 10 go list -mod=readonly -deps "${PACKAGES[@]}" >/dev/null)
+  done
 }
 
 # Points $BIN/NAME at a group's programs.
