@@ -136,6 +136,8 @@ layer() {
   done
   [ "${#targets[@]}" -gt 0 ] || { echo "there is no tests/tests/$1_*.rs"; return 1; }
   export QUORUMKV_TEST_LAYERS=$1
+  # Most of these wait most of the time: for processes, delays and timeouts.
+  if [ "$1" = local ]; then export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}; fi
   some_ran cargo_test --workspace "${targets[@]}"
 }
 

@@ -4,9 +4,9 @@
 //!
 //! | variable | default | meaning |
 //! | --- | --- | --- |
-//! | `QUORUMKV_CHAOS_SECONDS` | 12 | time for faults of each of the three tests, all its runs together |
+//! | `QUORUMKV_CHAOS_SECONDS` | 10 | time for faults of each of the three tests, all its runs together |
 //! | `QUORUMKV_CHAOS_SEEDS` | 1 | seeds of the schedules, comma-separated, in turn; `random`: another one for each run |
-//! | `QUORUMKV_FAILOVERS` | 4 | how often the leader goes away in each way |
+//! | `QUORUMKV_FAILOVERS` | 3 | how often the leader goes away in each way |
 //!
 //! A run takes a minute at most; then the next one begins with a new store and the next seed. Partitions need a
 //! network namespace of their own, and so root: without, that test is shown as ignored, and says why.
@@ -81,7 +81,7 @@ fn with_partitions(seed: u64) -> Setup {
 }
 
 async fn faults(test: &str, setup: impl Fn(u64) -> Setup) -> anyhow::Result<()> {
-    let summaries = options::runs(12, "1", |seed, time| {
+    let summaries = options::runs(10, "1", |seed, time| {
         let setup = setup(seed);
         async move {
             let again = format!(
@@ -99,7 +99,7 @@ async fn faults(test: &str, setup: impl Fn(u64) -> Setup) -> anyhow::Result<()> 
 }
 
 async fn failover_table() -> anyhow::Result<()> {
-    let times = options::number("QUORUMKV_FAILOVERS", 4)?;
+    let times = options::number("QUORUMKV_FAILOVERS", 3)?;
     // Stores that are idle most of the time: side by side they disturb each other less than they take.
     let (killed, halted, relieved) = tokio::try_join!(
         measure(Departure::Killed, times),

@@ -8,31 +8,29 @@ use crate::world::{Plan, run};
 /// Seeds to try before a bug counts as missed.
 const SEEDS: u64 = 5000;
 
+/// With each bug a seed that caught it: tried first, since a search takes its time with the rare ones. Once the code draws
+/// other traces from it, others are searched.
 #[rstest]
-fn a_planted_bug_is_caught(
-    #[values(
-        Bug::AcknowledgeBeforeDurable,
-        Bug::CommitOldEpoch,
-        Bug::ElectWithoutQuorum,
-        Bug::ChooseBeforeFencing,
-        Bug::SkipPreviousCheck,
-        Bug::TruncateBelowCommit,
-        Bug::CountUnrecordedLearner,
-        Bug::ReadUncommitted,
-        Bug::IgnoreLease,
-        Bug::ForgetLeaseOnRestart,
-        Bug::LowerQuorumEarly,
-        Bug::IgnoreSettingsInRecovery,
-        Bug::ServeBeforeBarrier,
-        Bug::PromoteChangedNode,
-        Bug::AcceptWithoutPromise,
-        Bug::CountByName,
-        Bug::LeaseOnSmallerQuorum
-    )]
-    bug: Bug,
-) {
+#[case(Bug::AcknowledgeBeforeDurable, 1538)]
+#[case(Bug::CommitOldEpoch, 904)]
+#[case(Bug::ElectWithoutQuorum, 1)]
+#[case(Bug::ChooseBeforeFencing, 685)]
+#[case(Bug::SkipPreviousCheck, 7)]
+#[case(Bug::TruncateBelowCommit, 1)]
+#[case(Bug::CountUnrecordedLearner, 2029)]
+#[case(Bug::ReadUncommitted, 7)]
+#[case(Bug::IgnoreLease, 11)]
+#[case(Bug::ForgetLeaseOnRestart, 317)]
+#[case(Bug::LowerQuorumEarly, 10)]
+#[case(Bug::IgnoreSettingsInRecovery, 1513)]
+#[case(Bug::ServeBeforeBarrier, 27)]
+#[case(Bug::PromoteChangedNode, 34)]
+#[case(Bug::AcceptWithoutPromise, 2797)]
+#[case(Bug::CountByName, 2029)]
+#[case(Bug::LeaseOnSmallerQuorum, 863)]
+fn a_planted_bug_is_caught(#[case] bug: Bug, #[case] caught_before: u64) {
     plant(Some(bug));
-    let caught = (1..=SEEDS).find_map(|seed| {
+    let caught = std::iter::once(caught_before).chain(1..=SEEDS).find_map(|seed| {
         // Some bugs break an assertion of the core before they break an invariant: caught as well.
         match std::panic::catch_unwind(|| run(Plan::from_seed(seed))) {
             Ok(Ok(_)) => None,
