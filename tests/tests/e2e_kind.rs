@@ -10,9 +10,9 @@
 //! | --- | --- |
 //! | `QUORUMKV_KEEP_CLUSTER=1` | leave the cluster for the next run, or to look at it |
 //! | `QUORUMKV_BINARIES=DIR` | make the images of the static programs there instead of building this checkout |
-//! | `QUORUMKV_CHAOS_SECONDS` | time for faults under load, all runs together (26) |
+//! | `QUORUMKV_CHAOS_SECONDS` | time for faults under load, all runs together (20) |
 //! | `QUORUMKV_CHAOS_SEEDS` | seeds of the runs, comma-separated, in turn (1,2): odd ones on volumes, even ones in memory; `random`: another one for each |
-//! | `QUORUMKV_FAILOVERS` | how often the leader goes away in each way (3) |
+//! | `QUORUMKV_FAILOVERS` | how often the leader goes away in each way (2) |
 //!
 //! `make soak-kind` and `make failover-table-kind` run the steps that these are for alone, and longer.
 

@@ -21,7 +21,7 @@ pub(crate) async fn faults_under_load_lose_no_acknowledged_write_and_show_no_sta
     world: &World,
 ) -> anyhow::Result<()> {
     let store = Store::new(world.operator().await?, SECOND, "chaos");
-    let summaries = options::runs(26, "1,2", |seed, time| {
+    let summaries = options::runs(20, "1,2", |seed, time| {
         let store = store.clone();
         async move {
             let again = format!("make soak-kind SEEDS={seed} SECONDS={}", time.as_secs());
@@ -39,7 +39,7 @@ pub(crate) async fn faults_under_load_lose_no_acknowledged_write_and_show_no_sta
 
 pub(crate) async fn a_leader_that_goes_away_is_replaced_in_good_time(world: &World) -> anyhow::Result<()> {
     let store = Store::new(world.operator().await?, SECOND, "failover");
-    let rows = failover::measure(&store, SYSTEM, options::number("QUORUMKV_FAILOVERS", 3)?).await?;
+    let rows = failover::measure(&store, SYSTEM, options::number("QUORUMKV_FAILOVERS", 2)?).await?;
     let table: String = rows.iter().map(|row| format!("\n{row}")).collect();
     println!("\n{TABLE_HEAD}{table}");
     world.fact(format!("failover on kind:\n{TABLE_HEAD}{table}"));
