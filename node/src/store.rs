@@ -6,14 +6,16 @@
 use std::{ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use imbl::OrdMap;
 use parking_lot::RwLock;
 use quorumkv_api::Seq;
 use quorumkv_protocol::{Change, Entry, Format, Operation, Write};
 use tokio::sync::watch;
 
+mod index;
 pub mod requests;
 
+use self::index::Index;
+pub use self::index::Key;
 use self::requests::{Known, Outcome, Requests};
 
 /// A committed value.
@@ -49,7 +51,7 @@ pub enum Deviation {
 /// All keys at one moment. Cloning is O(1), and a clone never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    map: OrdMap<Bytes, Versioned>,
+    index: Index,
     /// Request ids seen.
     pub requests: Requests,
     /// Last entry of the log that is in it.
@@ -59,30 +61,30 @@ pub struct Snapshot {
 impl Snapshot {
     /// The value of a key.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<&Versioned> {
-        self.map.get(key)
+    pub fn get(&self, key: &[u8]) -> Option<&Arc<Versioned>> {
+        self.index.get(key)
     }
 
     /// Number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.index.len()
     }
 
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.index.is_empty()
     }
 
     /// The keys after `last` (all, if `None`) in ascending order of their bytes.
-    pub fn after<'a>(&'a self, last: Option<&Bytes>) -> impl Iterator<Item = (&'a Bytes, &'a Versioned)> + use<'a> {
-        self.from(last.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone())))
+    pub fn after<'a>(&'a self, last: Option<&[u8]>) -> impl Iterator<Item = (&'a Key, &'a Versioned)> + use<'a> {
+        self.from(last.map_or(Bound::Unbounded, Bound::Excluded))
     }
 
     /// The keys from `start` on in ascending order of their bytes.
-    pub fn from<'a>(&'a self, start: Bound<Bytes>) -> impl Iterator<Item = (&'a Bytes, &'a Versioned)> + use<'a> {
-        self.map.range((start, Bound::Unbounded))
+    pub fn from<'a>(&'a self, start: Bound<&[u8]>) -> impl Iterator<Item = (&'a Key, &'a Versioned)> + use<'a> {
+        self.index.from(start)
     }
 
     /// Gives a key a value; for building a snapshot or applying an entry.
@@ -90,12 +92,7 @@ impl Snapshot {
     /// Key and value are copied: what comes from the log is a slice of a network frame, and one long-lived
     /// key must not keep a whole frame in memory.
     pub fn put(&mut self, key: &[u8], format: Format, value: &[u8], version: Seq) {
-        let versioned = Versioned { value: Bytes::copy_from_slice(value), format, version };
-        if let Some(present) = self.map.get_mut(key) {
-            *present = versioned;
-        } else {
-            self.map.insert(Bytes::copy_from_slice(key), versioned);
-        }
+        self.index.put(key, Versioned { value: Bytes::copy_from_slice(value), format, version });
     }
 
     /// Applies the next entry; nothing is returned when it did what it says.
@@ -118,7 +115,7 @@ impl Snapshot {
             Known::Other => return Some(Deviation::IdTaken),
             Known::No => {}
         }
-        let current = self.map.get(key).map(|found| found.version);
+        let current = self.index.get(key).map(|found| found.version);
         let failed = condition.is_some_and(|condition| !condition.holds(current));
         let outcome = if failed { Outcome::ConditionFailed { current } } else { Outcome::Done };
         if let Some(request) = request {
@@ -129,7 +126,7 @@ impl Snapshot {
         }
         match change {
             Change::Put { format, value } => self.put(key, *format, value, seq),
-            Change::Delete => drop(self.map.remove(key)),
+            Change::Delete => self.index.remove(key),
         }
         None
     }
@@ -151,7 +148,7 @@ impl Default for Store {
 impl Store {
     /// The value of a key, and the place in the log up to which this answer is complete.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> (Option<Versioned>, Seq) {
+    pub fn get(&self, key: &[u8]) -> (Option<Arc<Versioned>>, Seq) {
         let current = self.current.read();
         (current.get(key).cloned(), current.applied)
     }

@@ -23,7 +23,7 @@ use crate::{
     failpoint::{Failpoint, reached},
     handle::{Outgoing, Stopped},
     metrics::StreamBytes,
-    store::Snapshot,
+    store::{Key, Snapshot},
     wire::{
         self, Malformed, SnapshotPart,
         compression::{Compression, SharedFrame, expand},
@@ -224,7 +224,7 @@ impl<Write: AsyncWrite + Unpin> Frames<Write> {
 /// when asked for.
 pub struct SnapshotParts {
     snapshot: Snapshot,
-    last: Option<Bytes>,
+    last: Option<Key>,
     /// Place of the last request id that was sent.
     last_request: Seq,
     records: u64,
@@ -246,7 +246,7 @@ impl Iterator for SnapshotParts {
         if self.ended {
             return None;
         }
-        if let Some((frame, last, keys)) = wire::snapshot_part(self.snapshot.after(self.last.as_ref())) {
+        if let Some((frame, last, keys)) = wire::snapshot_part(self.snapshot.after(self.last.as_deref())) {
             self.last = Some(last);
             self.records += keys;
             return Some(frame);

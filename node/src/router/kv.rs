@@ -51,15 +51,16 @@ pub(super) async fn get(
         }
         None => {}
     }
-    let Some(Versioned { value, format, version }) = found else {
+    let Some(found) = found else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "Key not found"));
     };
+    let Versioned { value, format, version } = &*found;
     let kind = match format {
         Format::Json => JSON,
         Format::Raw => BYTES,
     };
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::ETAG, etag(version))];
-    Ok((headers, Body::from(value)).into_response())
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::ETAG, etag(*version))];
+    Ok((headers, Body::from(value.clone())).into_response())
 }
 
 pub(super) async fn put(

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::Response,
@@ -119,8 +119,8 @@ pub(super) async fn list(
 fn page(state: &Snapshot, list: &ListQuery, limit: usize) -> (Vec<u8>, bool) {
     let prefix = list.prefix.as_bytes();
     let start = match &list.after {
-        Some(after) if after.as_bytes() >= prefix => Bound::Excluded(Bytes::copy_from_slice(after.as_bytes())),
-        _ => Bound::Included(Bytes::copy_from_slice(prefix)),
+        Some(after) if after.as_bytes() >= prefix => Bound::Excluded(after.as_bytes()),
+        _ => Bound::Included(prefix),
     };
     let mut keys = state.from(start).take_while(|(key, _)| key.starts_with(prefix)).peekable();
     let mut body = format!(r#"{{"version":{},"keys":["#, state.applied).into_bytes();

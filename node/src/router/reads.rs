@@ -1,6 +1,6 @@
 //! `GET /get/<key>` and `GET /get_all`, answered from the store.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     answer::ApiError,
     handle::DriverHandle,
-    store::{Snapshot, Versioned},
+    store::{Key, Snapshot, Versioned},
 };
 
 /// Longest wait for `?minVersion=`.
@@ -71,7 +71,7 @@ pub(super) fn found(
     connection: &Connection,
     key: &str,
     query: &ReadQuery,
-) -> Result<Versioned, ApiError> {
+) -> Result<Arc<Versioned>, ApiError> {
     let (found, _) = driver.store.get(key.as_bytes());
     // Only after the read: a lease that still holds now held while the value was read.
     allowed(driver, connection, query)?;
@@ -153,10 +153,10 @@ pub(super) fn json(body: Body) -> Response {
 /// The body of `GET /get_all`, made while it is sent.
 struct Pieces {
     snapshot: Snapshot,
-    last: Option<Bytes>,
+    last: Option<Key>,
     stage: Stage,
     /// Keys with values that are no JSON.
-    raw: Vec<Bytes>,
+    raw: Vec<Key>,
 }
 
 #[derive(PartialEq)]
@@ -186,7 +186,7 @@ impl Iterator for Pieces {
         }
         let mut first = self.last.is_none();
         let mut last = None;
-        for (key, Versioned { value, format, .. }) in self.snapshot.after(self.last.as_ref()) {
+        for (key, Versioned { value, format, .. }) in self.snapshot.after(self.last.as_deref()) {
             if piece.len() >= PIECE_BYTES {
                 break;
             }

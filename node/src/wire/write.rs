@@ -11,7 +11,7 @@ use super::kind;
 use crate::{
     codec::frame,
     store::{
-        Versioned,
+        Key, Versioned,
         requests::{Outcome, Remembered},
     },
 };
@@ -119,7 +119,7 @@ pub fn snapshot_start(epoch: Epoch, meta: &SnapshotMeta) -> Bytes {
 }
 
 /// Some keys of a snapshot: as many as fit a frame, taken from `keys`; the last key it took, if any.
-pub fn snapshot_part<'a>(keys: impl Iterator<Item = (&'a Bytes, &'a Versioned)>) -> Option<(Bytes, Bytes, u64)> {
+pub fn snapshot_part<'a>(keys: impl Iterator<Item = (&'a Key, &'a Versioned)>) -> Option<(Bytes, Key, u64)> {
     let mut batch = Vec::new();
     let mut bytes = 0;
     for (key, versioned) in keys {
@@ -129,7 +129,7 @@ pub fn snapshot_part<'a>(keys: impl Iterator<Item = (&'a Bytes, &'a Versioned)>)
             break;
         }
     }
-    let last = batch.last().map(|(key, _)| Bytes::clone(key))?;
+    let last = batch.last().map(|(key, _)| Key::clone(key))?;
     let formats = batch.iter().any(|(_, versioned)| versioned.format != Format::Json);
     let frame = frame(bytes + 16, |out| {
         out.put_u8(if formats { kind::SNAPSHOT_FORMATS } else { kind::SNAPSHOT_PART });
