@@ -71,9 +71,8 @@ start_node() {
   pod_network
   # What the API server knows of it may be of before it went: it has to report anew.
   wait_until 120 node_reported_since "$node" "$seen" || die "node $node did not report within 120 s"
-  kube "$OWN" wait --for=condition=Ready "node/$node" --timeout 9s >/dev/null 2>&1 ||
-    kube "$OWN" wait --for=condition=Ready "node/$node" --timeout 9s >/dev/null ||
-    die "node $node reports, and is not Ready"
+  wait_until 60 kube "$OWN" wait --for=condition=Ready "node/$node" --timeout 2s ||
+    die "node $node reports, and did not become Ready within 60 s"
   log "node $node is back after $((SECONDS - began)) s"
 }
 

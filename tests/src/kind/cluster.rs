@@ -30,7 +30,7 @@ const BUILD_LIMIT: Duration = Duration::from_mins(30);
 /// How the cluster is made: several machines, all of which take pods.
 const CONFIG: &str = "kind-config-workers.yaml";
 /// A machine starts its kubelet, and that its pods' sandboxes anew.
-const MACHINE_LIMIT: Duration = Duration::from_mins(3);
+const MACHINE_LIMIT: Duration = Duration::from_mins(4);
 const HELM_LIMIT: Duration = Duration::from_mins(4);
 
 /// A kind cluster, with a kubeconfig of its own.
