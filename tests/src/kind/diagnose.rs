@@ -13,6 +13,7 @@ const LOG_LINES: &str = "--tail=40";
 pub async fn describe(kind: &Kind, system: &str, namespaces: &[&str]) -> String {
     let mut text = String::new();
     show(kind, &mut text, &["get", "kvclusters", "--all-namespaces", "--output=yaml"]).await;
+    show(kind, &mut text, &["get", "nodes", "--output=wide"]).await;
     for namespace in namespaces.iter().copied().chain([system]) {
         let of = format!("--namespace={namespace}");
         show(kind, &mut text, &[&of, "get", "pods,services,endpointslices", "--output=wide", "--show-labels"]).await;
