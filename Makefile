@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table recovery-table bench lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table recovery-table bench fleet lint crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; Q
 	command -v etcd >/dev/null || tests/cluster/tools.sh etcd || echo "no etcd: the report will say so"
 	cargo build --release --locked --workspace --bin quorumkv-node --bin bench
 	"$${CARGO_TARGET_DIR:-target}/release/bench" $(if $(QUICK),--quick)
+
+fleet: ## One operator and CLUSTERS=200 stores on a real API server with played nodes, into results/fleet.md
+	tests/cluster/tools.sh kubernetes kwok
+	cargo build --release --locked --workspace --bin quorumkv-operator --bin fleet
+	CLUSTERS=$(or $(CLUSTERS),200) "$${CARGO_TARGET_DIR:-target}/release/fleet"
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh
