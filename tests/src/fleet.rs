@@ -142,8 +142,11 @@ async fn measure(
     let making = tokio::time::timeout(patience, make(&client, clusters, began)).await;
     let Made { created, objects, ready } = match making {
         Ok(made) => made.with_context(|| operator.process.output_end(20))?,
-        Err(_) => bail!("not all stores were Ready after {patience:?}
-{}", operator.process.output_end(20)),
+        Err(_) => bail!(
+            "not all stores were Ready after {patience:?}
+{}",
+            operator.process.output_end(20)
+        ),
     };
     let (made, used_made) = (operator.counters().await?, Usage::of(&processes)?);
     let making = span(began.elapsed(), &made.since(&before));

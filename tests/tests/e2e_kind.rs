@@ -31,6 +31,7 @@ mod e2e {
     pub(crate) mod settings;
     pub(crate) mod storage;
     pub(crate) mod switchover;
+    pub(crate) mod upgrade;
     pub(crate) mod world;
 
     pub(crate) use quorumkv_tests::kind::store;
@@ -40,7 +41,7 @@ use std::process::ExitCode;
 
 use e2e::{
     chaos, failures, install, isolation, page, plugin, quiet, refusals, service, settings, storage, switchover,
-    world::World,
+    upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -95,6 +96,8 @@ fn main() -> ExitCode {
         chaos::faults_under_load_lose_no_acknowledged_write_and_show_no_stale_read,
         chaos::a_leader_that_goes_away_is_replaced_in_good_time,
         install::uninstalling_the_operator_leaves_stores_at_work,
+        // Last: it begins where nothing of this release is there, neither operator nor KvClusters.
+        upgrade::a_release_is_upgraded_under_load_and_no_pod_restarts,
     ];
     let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();
     let conclusion = libtest_mimic::run(&arguments, steps);
