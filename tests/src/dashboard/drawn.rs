@@ -167,17 +167,16 @@ fn lines(area: &Area<'_>, panel: &Panel, seconds: f64) -> anyhow::Result<()> {
             chart.draw_series(LineSeries::new(piece.iter().copied(), colour(index).stroke_width(2)))?;
         }
     }
-    let (base_left, base_top) = area.get_base_pixel();
-    let ends: Vec<(i32, i32)> = panel
+    let (_, top_of_panel) = area.get_base_pixel();
+    // Those that the legend names.
+    let ends: Vec<i32> = panel
         .series
         .iter()
+        .take(usize::try_from(rows * columns)?)
         .filter_map(|series| series.values.last())
-        .map(|end| chart.backend_coord(end))
-        .map(|(x, y)| (x - base_left, y - base_top))
+        .map(|end| chart.backend_coord(end).1 - top_of_panel)
         .collect();
-    for (index, y) in
-        apart(&ends.iter().map(|(_, y)| *y).collect::<Vec<_>>(), height - legend - 32).into_iter().enumerate()
-    {
+    for (index, y) in apart(&ends, height - legend - 32).into_iter().enumerate() {
         area.draw_text(&(index + 1).to_string(), &right(&plain(12).color(&colour(index))), (width - 6, y))?;
     }
     let each = width / columns;

@@ -235,7 +235,7 @@ fn kwok_arguments(kubeconfig: &Path) -> Vec<String> {
 fn signing_key(folder: &Path) -> anyhow::Result<PathBuf> {
     let path = folder.join("service-account.key");
     let made = Command::new("openssl")
-        .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"])
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"])
         .arg(&path)
         .output()
         .context("openssl, which makes a key for the API server")?;
