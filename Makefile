@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table recovery-table bench lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table shown recovery-table bench fleet lint crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ failover-table-kind: ## The same table on a kind cluster, TIMES=20 times in each
 e2e-table: ## The whole e2e run; what each scenario cost is written to results/e2e.md
 	QUORUMKV_E2E_TABLE=results/e2e.md tests/run.sh --layers e2e
 
+shown: ## What commands print of a store on a kind cluster, into docs/operations.md, and the dashboard, into results/shown
+	tests/cluster/prerequisites.sh prometheus || echo "no Prometheus: no picture of the dashboard"
+	QUORUMKV_SHOWN=1 QUORUMKV_TEST_LAYERS=e2e cargo test --locked --workspace --test e2e_kind -- shown::
+
 recovery-table: ## How a follower with KEYS=1000000 comes back while its leader takes writes
 	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --workspace --test local_recovery
 
@@ -42,6 +46,11 @@ bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; Q
 	command -v etcd >/dev/null || tests/cluster/tools.sh etcd || echo "no etcd: the report will say so"
 	cargo build --release --locked --workspace --bin quorumkv-node --bin bench
 	"$${CARGO_TARGET_DIR:-target}/release/bench" $(if $(QUICK),--quick)
+
+fleet: ## One operator and CLUSTERS=200 stores on a real API server with played nodes, into results/fleet.md
+	tests/cluster/tools.sh kubernetes kwok
+	cargo build --release --locked --workspace --bin quorumkv-operator --bin fleet
+	CLUSTERS=$(or $(CLUSTERS),200) "$${CARGO_TARGET_DIR:-target}/release/fleet"
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh

@@ -15,9 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::clusters::Clusters;
+use self::{api_requests::ApiRequests, clusters::Clusters};
 use crate::crd::KvCluster;
 
+pub mod api_requests;
 mod clusters;
 
 /// Which error, by its variant.
@@ -55,6 +56,7 @@ pub struct Metrics {
     duration: Family<ClusterLabels, Histogram, fn() -> Histogram>,
     elections: Family<ClusterLabels, Counter>,
     leading: Gauge,
+    api_requests: ApiRequests,
     clusters: Clusters,
     /// Those of which something was counted.
     counted: Mutex<HashSet<ClusterLabels>>,
@@ -71,6 +73,7 @@ impl Default for Metrics {
             duration: Family::new_with_constructor(seconds),
             elections: Family::default(),
             leading: Gauge::default(),
+            api_requests: ApiRequests::default(),
             clusters: Clusters::default(),
             counted: Mutex::default(),
             registry: Registry::default(),
@@ -83,6 +86,7 @@ impl Default for Metrics {
         registry.register_with_unit("reconcile_duration", duration, Unit::Seconds, metrics.duration.clone());
         registry.register("elections", "Leaders promoted, by KvCluster", metrics.elections.clone());
         registry.register("leading", "1 while this operator holds the lease", metrics.leading.clone());
+        metrics.api_requests.register(&mut registry);
         registry.register_collector(Box::new(metrics.clusters.clone()));
         Self { registry, ..metrics }
     }
@@ -92,6 +96,12 @@ impl Metrics {
     /// This operator works on the KvClusters in this cache: they are shown, and no others.
     pub fn show(&self, clusters: Store<KvCluster>) {
         self.clusters.are(clusters);
+    }
+
+    /// Counts what is sent to the API server.
+    #[must_use]
+    pub fn api_requests(&self) -> ApiRequests {
+        self.api_requests.clone()
     }
 
     /// A reconcile ended.

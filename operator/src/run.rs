@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod, core::v1::Service, policy::v1::PodDisruptionBudget};
 use kube::{
     Client, Resource, ResourceExt,
+    client::ClientBuilder,
     runtime::{
         Controller, Predicate, WatchStreamExt,
         events::{Recorder, Reporter},
@@ -137,10 +138,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let mut config = kube::Config::infer().await?;
     // A failed reconcile is repeated by its own rules; below them, a call shall fail at once.
     config.default_retry = false;
-    let client = Client::try_from(config)?;
+    let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+    let client = ClientBuilder::try_from(config)?.with_layer(&metrics.api_requests().layer()).build();
     let stop = CancellationToken::new();
     stop_on_signal(&stop).map_err(RunError::Signals)?;
-    let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
 
     let mut servers = JoinSet::new();
     let probes = health::probes(readiness.clone());

@@ -52,8 +52,22 @@ pub(crate) fn svg(
     (rows, columns): (usize, usize),
     draw: impl FnOnce(&[Area<'_>]) -> anyhow::Result<()>,
 ) -> anyhow::Result<String> {
+    let below = PANEL * u32::try_from(rows)?;
+    sheet(title, conditions, below, |body| draw(&body.split_evenly((rows, columns))))
+}
+
+/// Draws a picture: a head, and below it so many pixels, which `draw` fills.
+///
+/// # Errors
+/// When the drawing fails, which is a bug.
+pub(crate) fn sheet(
+    title: &str,
+    conditions: &str,
+    below: u32,
+    draw: impl FnOnce(&Area<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     text::register_fonts()?;
-    let height = HEAD + PANEL * u32::try_from(rows)?;
+    let height = HEAD + below;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -61,7 +75,7 @@ pub(crate) fn svg(
         let (head, body) = root.split_vertically(HEAD);
         head.draw_text(title, &left(&bold(36)), (MARGIN, 44))?;
         head.draw_text(conditions, &left(&plain(TEXT).color(&GREY)), (MARGIN, 90))?;
-        draw(&body.split_evenly((rows, columns)))?;
+        draw(&body)?;
         root.present()?;
     }
     Ok(svg)

@@ -12,6 +12,7 @@
 //! | `QUORUMKV_BINARIES=DIR` | make the images of the static programs there instead of building this checkout |
 //! | `QUORUMKV_CHAOS_SECONDS` | time for faults under load, all runs together (20) |
 //! | `QUORUMKV_CHAOS_SEEDS` | seeds of the runs, comma-separated, in turn (1,2): odd ones on volumes, even ones in memory; `random`: another one for each |
+//! | `QUORUMKV_SHOWN=1` | put outputs of commands into docs/operations.md, and the dashboard into results/shown |
 //! | `QUORUMKV_FAILOVERS` | how often the leader goes away in each way (2) |
 //! | `QUORUMKV_E2E_TABLE=FILE` | write the table of scenarios, printed at the end, into that file of the repository too |
 //!
@@ -31,8 +32,10 @@ mod e2e {
     pub(crate) mod refusals;
     pub(crate) mod service;
     pub(crate) mod settings;
+    pub(crate) mod shown;
     pub(crate) mod storage;
     pub(crate) mod switchover;
+    pub(crate) mod upgrade;
     pub(crate) mod world;
 
     pub(crate) use quorumkv_tests::kind::store;
@@ -41,8 +44,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, machines, operators, page, plugin, quiet, refusals, service, settings,
-    storage, switchover, world::World,
+    chaos, failures, install, isolation, machines, operators, page, plugin, quiet, refusals, service, settings, shown,
+    storage, switchover, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -96,12 +99,15 @@ fn main() -> ExitCode {
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,
         storage::a_persistent_store_keeps_what_it_acknowledged_when_every_pod_is_killed,
+        shown::a_person_sees_what_a_store_went_through,
         quiet::an_idle_store_changes_no_object,
         quiet::the_operator_counted_no_unexplained_error,
         chaos::faults_under_load_lose_no_acknowledged_write_and_show_no_stale_read,
         chaos::a_leader_that_goes_away_is_replaced_in_good_time,
         operators::an_operator_of_some_namespaces_leaves_all_others_alone,
         install::uninstalling_the_operator_leaves_stores_at_work,
+        // Last: it begins where nothing of this release is there, neither operator nor KvClusters.
+        upgrade::a_release_is_upgraded_under_load_and_no_pod_restarts,
     ];
     let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();
     let conclusion = libtest_mimic::run(&arguments, steps);

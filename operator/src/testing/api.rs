@@ -6,6 +6,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock;
 
+type Service = mock::Mock<Request<Body>, Response<Body>>;
+
 /// One request that is expected, and its answer.
 pub(crate) struct Expected {
     method: Method,
@@ -55,6 +57,12 @@ impl Expected {
 /// A client of a server with this script. The task ends once the script is done and the client is dropped,
 /// with the bodies that were sent; it panics at a request that is not in the script.
 pub(crate) fn server(script: Vec<Expected>) -> (Client, JoinHandle<Vec<Value>>) {
+    let (service, task) = service(script);
+    (Client::new(service, "default"), task)
+}
+
+/// The same, for a client with layers.
+pub(crate) fn service(script: Vec<Expected>) -> (Service, JoinHandle<Vec<Value>>) {
     let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
     let task = tokio::spawn(async move {
         let mut sent = Vec::new();
@@ -77,5 +85,5 @@ pub(crate) fn server(script: Vec<Expected>) -> (Client, JoinHandle<Vec<Value>>) 
         }
         sent
     });
-    (Client::new(service, "default"), task)
+    (service, task)
 }

@@ -206,7 +206,7 @@ pub fn version(system: System) -> Option<String> {
 }
 
 /// A program in PATH, or among the tools that were built for the tests.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let built = cache.map(|cache| cache.join("quorumkv/bin"));

@@ -37,6 +37,8 @@ pub(crate) const RELEASE: &str = "quorumkv";
 pub(crate) const FIRST: &str = "e2e-first";
 /// Where another store of the same name is.
 pub(crate) const SECOND: &str = "e2e-second";
+/// Where a store is made as the previous release made it.
+pub(crate) const UPGRADE: &str = "e2e-upgrade";
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// Setting up builds programs, the first time.
@@ -134,12 +136,17 @@ impl World {
         Ok(&self.kind_and_images().await?.0)
     }
 
+    /// The images that were loaded.
+    pub(crate) async fn images(&self) -> anyhow::Result<&Images> {
+        Ok(&self.kind_and_images().await?.1)
+    }
+
     async fn kind_and_images(&self) -> anyhow::Result<&(Kind, Images)> {
         get(&self.kind, "the cluster", async {
             let began = Instant::now();
             let kind = Kind::up(CLUSTER).await?;
             let up = began.elapsed();
-            kind.delete_namespaces(&[FIRST, SECOND, SYSTEM]).await?;
+            kind.delete_namespaces(&[FIRST, SECOND, UPGRADE, SYSTEM]).await?;
             // Kept by helm, and with it the schema of an earlier run.
             kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
                 .output()
@@ -250,7 +257,7 @@ impl World {
         if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
             return "(what the cluster looked like is shown with the first failure)".to_owned();
         }
-        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND]).await
+        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, UPGRADE]).await
     }
 }
 

@@ -102,8 +102,10 @@ pub(crate) fn it_is_one_that_grafana_takes() -> anyhow::Result<()> {
     }
     for (title, query) in dashboard.queries()? {
         let of_a_store = query.contains(r#"namespace="$namespace""#) && query.contains("$kvcluster");
-        // Errors of the operator are of no store.
-        ensure!(of_a_store || query.contains("quorumkv_operator_reconcile"), "{title} asks for all stores: {query}");
+        // Errors of the operator are of no store, and what it sends to the API server.
+        let of_the_operator =
+            ["reconcile", "api_requests"].map(|name| query.contains(&format!("quorumkv_operator_{name}")));
+        ensure!(of_a_store || of_the_operator.contains(&true), "{title} asks for all stores: {query}");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use kube::runtime::{reflector, watcher::Event};
 use quorumkv_api::{
     Epoch, Position, ProcessId, Seq, StorageId,
@@ -94,6 +94,8 @@ pub(crate) fn operator_metrics() -> anyhow::Result<Arc<operator::Metrics>> {
     let metrics = operator::Metrics::default();
     metrics.show(store);
     metrics.leading(true);
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    metrics.api_requests().count(&Method::PATCH, &Uri::from_static(status));
     metrics.reconciled("default", "demo", Duration::from_millis(5));
     metrics.promoted("default", "demo");
     metrics.failed("timeout");

@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, ensure};
 use quorumkv_api::Delay;
 use quorumkv_operator::{health, metrics};
 use quorumkv_tests::{
+    dashboard::{self, Kind, Variables},
     load::Load,
     processes::{Lab, LabOptions, Storage},
     prometheus::{Prometheus, ScrapeTarget},
@@ -47,7 +49,10 @@ pub(crate) fn every_query_has_an_answer() -> anyhow::Result<()> {
         let steering = ScrapeTarget { address: operator.address.to_string(), labels };
         let targets: Vec<ScrapeTarget> = nodes.chain([steering]).collect();
         let prometheus = Prometheus::start(&targets, &repository(ALERTS)).await?;
-        let outcome = look(&prometheus, targets.len()).await;
+        let outcome = match look(&prometheus, targets.len()).await {
+            Ok(()) => every_panel_is_drawn(&prometheus).await,
+            failed => failed,
+        };
         outcome.with_context(|| prometheus.output_end(20))?;
         load.stop().await?.expect_no_failure()
     })
@@ -96,6 +101,22 @@ async fn look(prometheus: &Prometheus, targets: usize) -> anyhow::Result<()> {
     let rules: Vec<&Value> = groups.iter().filter_map(|group| group["rules"].as_array()).flatten().collect();
     let unwell: Vec<&&Value> = rules.iter().filter(|rule| rule["health"] != "ok").collect();
     ensure!(!rules.is_empty() && unwell.is_empty(), "of {} alerts these cannot be evaluated: {unwell:#?}", rules.len());
+    Ok(())
+}
+
+/// As `make shown` draws the dashboard of a store on Kubernetes.
+async fn every_panel_is_drawn(prometheus: &Prometheus) -> anyhow::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the time")?.as_secs();
+    let variables =
+        Variables { namespace: "default".to_owned(), kvcluster: "demo".to_owned(), rate_interval: "10s".to_owned() };
+    let panels = dashboard::ask(prometheus, Path::new(&repository("")), &variables, now - 10..now).await?;
+    let empty = panels.iter().filter(|panel| panel.kind != Kind::Row && panel.series.is_empty());
+    let empty: Vec<&str> = empty.map(|panel| panel.title.as_str()).collect();
+    ensure!(panels.len() > 20 && empty.is_empty(), "of {} panels these show nothing: {empty:?}", panels.len());
+    let (svg, _) = dashboard::draw(&panels, "quorumkv", "six local nodes under load", 10)?;
+    let missing = panels.iter().filter(|panel| !svg.contains(&panel.title));
+    let missing: Vec<&str> = missing.map(|panel| panel.title.as_str()).collect();
+    ensure!(missing.is_empty(), "the picture lacks {missing:?}");
     Ok(())
 }
 

@@ -1,0 +1,392 @@
+//! `fleet`: one operator and very many stores, on a real API server ([`control_plane`]) whose nodes are played.
+//!
+//! Pods are objects that kwok calls running; what answers on their addresses is the replication core ([`nodes`],
+//! [`store`]). The operator is the real program. [`measure`] asks it and the API server, [`report`] writes it down. A
+//! quiet minute in which the operator writes anything but its lease is a failure.
+
+pub mod control_plane;
+pub mod measure;
+pub mod nodes;
+pub mod report;
+pub mod store;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Parser;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Namespace, Pod, Secret, Service},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+};
+use quorumkv_api::PEER_PORT;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    control_plane::ControlPlane,
+    measure::{Counters, kvclusters, until_all},
+    nodes::{MANAGED, Nodes},
+    report::{Report, Span, Used},
+};
+use crate::{
+    bench::{machine::Machine, usage},
+    processes::{Launch, Process, ports::PortBlock, programs},
+    wait,
+};
+
+/// Stores of one namespace.
+const STORES_EACH: usize = 20;
+/// Pods of one machine.
+const PODS_EACH: usize = 60;
+/// Of a store with everything by default.
+const FOLLOWERS: usize = 5;
+/// Objects of each kind that one store has.
+const SERVICES: usize = 3;
+/// KvClusters that are sent at the same time.
+const AT_ONCE: usize = 16;
+/// After everything is Ready, until what is left to do is done.
+const SETTLING: Duration = Duration::from_secs(15);
+/// Below this, what was measured is only printed.
+const WORTH_KEEPING: usize = 200;
+/// Connections of the operator to all nodes, with room for the rest.
+const FILES: u64 = 16_384;
+/// Name of the operator in tables and logs.
+const OPERATOR: &str = "operator";
+
+/// One operator and very many stores, with nodes that are played.
+#[derive(Debug, Parser)]
+#[command(name = "fleet", version)]
+pub struct Options {
+    /// Stores
+    #[arg(long, env = "CLUSTERS", default_value_t = WORTH_KEEPING, value_parser = clap::value_parser!(usize))]
+    clusters: usize,
+
+    /// How long nothing changes while requests are counted, in seconds
+    #[arg(long, default_value_t = 60)]
+    quiet: u64,
+
+    /// How long all stores may take to become Ready, in minutes
+    #[arg(long, default_value_t = 20)]
+    patience: u64,
+
+    /// Folder for the report [default: results with 200 stores or more; else none]
+    #[arg(long, value_name = "FOLDER")]
+    results: Option<PathBuf>,
+}
+
+/// Measures, prints the report, keeps it, and says what is wrong.
+///
+/// # Errors
+/// When the control plane does not come up, stores do not become Ready, or the operator writes while nothing changes.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let Options { clusters, results, .. } = &options;
+    ensure!(*clusters > 0, "no stores are nothing to measure");
+    allow_many_files()?;
+    let listener = TcpListener::bind(("0.0.0.0", PEER_PORT)).await;
+    let listener = listener.with_context(|| format!("port {PEER_PORT}, on which simulated nodes answer"))?;
+    let machines = (clusters * (FOLLOWERS + 1)).div_ceil(PODS_EACH);
+    say(&format!("starting a control plane with {machines} nodes"));
+    let mut plane = ControlPlane::start(machines).await?;
+    let report = measure(&options, machines, &mut plane, listener).await;
+    let report = report.with_context(|| plane.ends())?;
+    println!("{report}");
+    let folder = results.clone().or_else(|| (*clusters >= WORTH_KEEPING).then(|| repository().join("results")));
+    if let Some(folder) = folder {
+        fs::create_dir_all(&folder)?;
+        let file = folder.join("fleet.md");
+        fs::write(&file, report.to_string()).with_context(|| file.display().to_string())?;
+        say(&format!("kept in {}", file.display()));
+    }
+    let faults = report.faults();
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+async fn measure(
+    options: &Options,
+    machines: usize,
+    plane: &mut ControlPlane,
+    listener: TcpListener,
+) -> anyhow::Result<Report> {
+    let clusters = options.clusters;
+    let client = plane.client.clone();
+    install(&client, clusters).await?;
+    let nodes = Nodes::default();
+    let _nodes = [
+        AbortOnDropHandle::new(spawn("following pods", nodes.clone().follow(client.clone()))),
+        AbortOnDropHandle::new(spawn("serving nodes", async { nodes.serve(listener).await.expect("it accepts") })),
+    ];
+    let operator = Operator::start(plane).await?;
+    let mut processes = vec![(OPERATOR.to_owned(), operator.process.pid()?)];
+    processes.extend(plane.processes()?);
+    processes.push(("simulated nodes, and this program".to_owned(), rustix::process::getpid()));
+
+    say(&format!("making {clusters} stores"));
+    let (before, used_before) = (operator.counters().await?, Usage::of(&processes)?);
+    let began = Instant::now();
+    let patience = Duration::from_secs(60 * options.patience);
+    let making = tokio::time::timeout(patience, make(&client, clusters, began)).await;
+    let Made { created, objects, ready } = match making {
+        Ok(made) => made.with_context(|| operator.process.output_end(20))?,
+        Err(_) => bail!(
+            "not all stores were Ready after {patience:?}
+{}",
+            operator.process.output_end(20)
+        ),
+    };
+    let (made, used_made) = (operator.counters().await?, Usage::of(&processes)?);
+    let making = span(began.elapsed(), &made.since(&before));
+
+    say(&format!("every store is Ready after {ready:.1?}; waiting until all is quiet, then for {} s", options.quiet));
+    sleep(SETTLING).await;
+    let versions = measure::versions(&client).await?;
+    let (calm, used_calm, began) = (operator.counters().await?, Usage::of(&processes)?, Instant::now());
+    sleep(Duration::from_secs(options.quiet)).await;
+    let (after, used_after, lasted) = (operator.counters().await?, Usage::of(&processes)?, began.elapsed());
+    let now = measure::versions(&client).await?;
+    let changed = now.iter().filter(|(name, version)| versions.get(*name) != Some(version));
+    let gone = versions.keys().filter(|name| !now.contains_key(*name));
+    let changed = changed.map(|(name, _)| name).chain(gone).cloned().collect();
+    // Ended meanwhile would be an error.
+    plane.processes()?;
+    let used = processes.iter().enumerate().map(|(index, (name, _))| Used {
+        name: name.clone(),
+        busy: used_made.share(&used_before, index),
+        idle: used_after.share(&used_calm, index),
+        resident_mib: used_after.resident_mib[index],
+    });
+    let machine = Machine::look();
+    Ok(Report {
+        clusters,
+        nodes_each: FOLLOWERS + 1,
+        machines,
+        setting: format!("{} x {}, Linux {}", machine.cores, machine.processor, machine.kernel),
+        created,
+        objects,
+        ready,
+        making,
+        idle: span(lasted, &after.since(&calm)),
+        elections: after.sum("elections_total"),
+        trouble: (after.sum("reconcile_errors_total"), after.sum("reconciles_put_off_total")),
+        changed,
+        used: used.collect(),
+    })
+}
+
+fn span(lasted: Duration, added: &Counters) -> Span {
+    Span { lasted, reconciles: added.sum("reconciles_total"), requests: added.requests() }
+}
+
+/// When what was there.
+struct Made {
+    created: Duration,
+    objects: BTreeMap<&'static str, (usize, Duration)>,
+    ready: Duration,
+}
+
+/// Sends all KvClusters and waits until everything of them is there and Ready.
+async fn make(client: &Client, clusters: usize, began: Instant) -> anyhow::Result<Made> {
+    let pods = clusters * (FOLLOWERS + 1);
+    let everything = async {
+        tokio::try_join!(
+            until_all(Api::<StatefulSet>::all(client.clone()), MANAGED, clusters, |_| true),
+            until_all(Api::<Service>::all(client.clone()), MANAGED, clusters * SERVICES, |_| true),
+            until_all(Api::<PodDisruptionBudget>::all(client.clone()), MANAGED, clusters, |_| true),
+            until_all(Api::<Secret>::all(client.clone()), MANAGED, clusters, |_| true),
+            until_all(Api::<Pod>::all(client.clone()), MANAGED, pods, |_| true),
+        )
+    };
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    let ready = until_all(stores, "", clusters, is_ready);
+    let create = async {
+        stream::iter(0..clusters)
+            .map(|number| create(client, number))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        Ok(Instant::now())
+    };
+    let (created, (sets, services, budgets, secrets, pods_there), ready) = tokio::try_join!(create, everything, ready)?;
+    let since = |moment: Instant| moment.saturating_duration_since(began);
+    let objects = [
+        ("StatefulSet", (clusters, since(sets))),
+        ("Service", (clusters * SERVICES, since(services))),
+        ("PodDisruptionBudget", (clusters, since(budgets))),
+        ("Secret", (clusters, since(secrets))),
+        ("Pod", (pods, since(pods_there))),
+    ];
+    Ok(Made { created: since(created), objects: objects.into(), ready: since(ready) })
+}
+
+fn is_ready(cluster: &DynamicObject) -> bool {
+    let status = &cluster.data["status"];
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let mut ready = conditions.filter(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    ready.next().is_some() && status["readyFollowers"] == json!(FOLLOWERS)
+}
+
+fn namespace(number: usize) -> String {
+    format!("fleet-{:02}", number / STORES_EACH)
+}
+
+async fn create(client: &Client, number: usize) -> anyhow::Result<()> {
+    let namespace = namespace(number);
+    let stores: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &kvclusters());
+    let store: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
+        "metadata": {"name": format!("store-{number:03}"), "namespace": namespace},
+        "spec": {"followers": FOLLOWERS},
+    }))?;
+    stores.create(&PostParams::default(), &store).await.with_context(|| format!("make store {number}"))?;
+    Ok(())
+}
+
+/// The resource definition, the namespaces, and the operator's rights.
+async fn install(client: &Client, clusters: usize) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let names = (0..clusters).step_by(STORES_EACH).map(namespace).chain(["quorumkv-system".to_owned()]);
+    for name in names {
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        namespaces.create(&PostParams::default(), &namespace).await.with_context(|| format!("make {name}"))?;
+    }
+    let file = repository().join("crds/kvcluster.yaml");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let definition: Value = serde_saphyr::from_str(&text).context("the resource definition")?;
+    apply(client, &definition).await?;
+    // What it may do is tested with the chart; here it shall not be the reason for anything.
+    apply(
+        client,
+        &json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": "quorumkv-operator"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "quorumkv-operator"}],
+        }),
+    )
+    .await?;
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    wait::until("KvClusters are served", Duration::from_secs(60), || async {
+        stores.list(&Default::default()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// One object of no namespace.
+async fn apply(client: &Client, object: &Value) -> anyhow::Result<()> {
+    let object = DynamicObject::deserialize(object)?;
+    let types = object.types.as_ref().context("an object has a kind")?;
+    let resource = kube::api::ApiResource::from_gvk(&types.try_into()?);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let name = object.metadata.name.as_deref().context("an object has a name")?;
+    let applied = api.patch(name, &PatchParams::apply("fleet").force(), &Patch::Apply(&object)).await;
+    applied.with_context(|| format!("apply {name}"))?;
+    Ok(())
+}
+
+/// The real operator, as a process of this machine.
+struct Operator {
+    process: Process,
+    http: reqwest::Client,
+    metrics: String,
+    _ports: PortBlock,
+}
+
+impl Operator {
+    async fn start(plane: &ControlPlane) -> anyhow::Result<Self> {
+        let ports = PortBlock::take()?;
+        let (health, metrics) = (ports.port(0), ports.port(1));
+        let kubeconfig = plane.operator_kubeconfig.display().to_string();
+        let arguments = [
+            ("--health-port", health.to_string()),
+            ("--metrics-port", metrics.to_string()),
+            ("--node-image", "localhost/quorumkv-node:played".to_owned()),
+            ("--pod-namespace", "quorumkv-system".to_owned()),
+        ];
+        let launch = Launch {
+            name: OPERATOR.to_owned(),
+            program: programs::operator()?,
+            arguments: std::iter::once("run".to_owned())
+                .chain(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
+                .collect(),
+            environment: vec![("KUBECONFIG".to_owned(), kubeconfig)],
+        };
+        let mut process = Process::new(launch, plane.folder());
+        process.start()?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        let metrics = format!("http://127.0.0.1:{metrics}/metrics");
+        let operator = Self { process, http, metrics, _ports: ports };
+        let leads = wait::until("the operator holds its lease", Duration::from_secs(60), || async {
+            let counters = operator.counters().await?;
+            ensure!(counters.sum("leading") > 0.0, "it does not yet");
+            Ok(())
+        });
+        leads.await.with_context(|| operator.process.output_end(20))?;
+        Ok(operator)
+    }
+
+    async fn counters(&self) -> anyhow::Result<Counters> {
+        Counters::ask(&self.http, &self.metrics).await
+    }
+}
+
+/// Of several processes, in their order, at one moment.
+struct Usage {
+    at: Instant,
+    processor: Vec<Duration>,
+    resident_mib: Vec<f64>,
+}
+
+impl Usage {
+    fn of(processes: &[(String, Pid)]) -> anyhow::Result<Self> {
+        let processor = processes.iter().map(|(_, pid)| usage::processor_time(*pid)).collect::<anyhow::Result<_>>()?;
+        let resident = processes.iter().map(|(_, pid)| Ok(usage::resident_kib(*pid)? as f64 / 1024.0));
+        Ok(Self { at: Instant::now(), processor, resident_mib: resident.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// How much of one processor a process had since an earlier moment.
+    fn share(&self, earlier: &Self, index: usize) -> f64 {
+        let worked = self.processor[index].saturating_sub(earlier.processor[index]);
+        worked.as_secs_f64() / (self.at - earlier.at).as_secs_f64()
+    }
+}
+
+/// The operator keeps a connection to every node, and this program the other end of each. Children inherit the limit.
+fn allow_many_files() -> anyhow::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < FILES) {
+        let wanted = maximum.map_or(FILES, |maximum| maximum.min(FILES));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("the limit of open files")?;
+    }
+    Ok(())
+}
+
+fn spawn(what: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        work.await;
+        tracing::error!("{what} ended");
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "how far it is, beside the report")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate stands in the repository")
+}

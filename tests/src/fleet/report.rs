@@ -1,0 +1,219 @@
+//! What was found, as a page.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use crate::fleet::measure::Requests;
+
+/// What one process used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Used {
+    /// Its name.
+    pub name: String,
+    /// Share of one processor while stores were made.
+    pub busy: f64,
+    /// Share of one processor while nothing changed.
+    pub idle: f64,
+    /// Memory at the end, in MiB.
+    pub resident_mib: f64,
+}
+
+/// A span of time in which requests and reconciles were counted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Span {
+    /// How long it was.
+    pub lasted: Duration,
+    /// Reconciles that ended in it.
+    pub reconciles: f64,
+    /// Requests to the API server in it.
+    pub requests: Vec<Requests>,
+}
+
+impl Span {
+    /// Requests for each reconcile, those about the lease left out.
+    #[must_use]
+    pub fn requests_per_reconcile(&self) -> f64 {
+        let counted = self.requests.iter().filter(|one| !one.is_of_the_lease());
+        counted.map(|one| one.count as f64).sum::<f64>() / self.reconciles.max(1.0)
+    }
+
+    /// Requests that change something, with those about the lease left out.
+    #[must_use]
+    pub fn writes(&self) -> Vec<&Requests> {
+        self.requests.iter().filter(|one| one.are_writes()).collect()
+    }
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Stores.
+    pub clusters: usize,
+    /// Nodes of each, the leader included.
+    pub nodes_each: usize,
+    /// Machines that the pods were spread over.
+    pub machines: usize,
+    /// The machine that it ran on, and the versions of what ran.
+    pub setting: String,
+    /// Until the API server had taken all KvClusters.
+    pub created: Duration,
+    /// Until so many objects of each kind were there.
+    pub objects: BTreeMap<&'static str, (usize, Duration)>,
+    /// Until every store was Ready with all its followers.
+    pub ready: Duration,
+    /// Until then.
+    pub making: Span,
+    /// While nothing changed.
+    pub idle: Span,
+    /// Leaders promoted, all in all.
+    pub elections: f64,
+    /// Reconciles that failed, and that were put off, all in all.
+    pub trouble: (f64, f64),
+    /// Objects whose version changed while nothing should.
+    pub changed: Vec<String>,
+    /// The operator first.
+    pub used: Vec<Used>,
+}
+
+impl Report {
+    /// What is wrong; nothing if all is well.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for Requests { verb, resource, count } in self.idle.writes() {
+            faults.push(format!("the operator sent {count} x {verb} {resource} while nothing changed"));
+        }
+        if !self.changed.is_empty() {
+            faults.push(format!("while nothing changed, these did: {:?}", self.changed));
+        }
+        // Once a second each, where the processors keep up; a tenth of that is not an operator at rest but a stuck one.
+        let least = self.clusters as f64 * self.idle.lasted.as_secs_f64() / 10.0;
+        if self.idle.reconciles < least {
+            faults.push(format!("only {} reconciles in the quiet time, of {least} at least", self.idle.reconciles));
+        }
+        if self.trouble.0 > 0.0 {
+            faults.push(format!("{} reconciles failed", self.trouble.0));
+        }
+        faults
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+fn table(f: &mut fmt::Formatter<'_>, Span { lasted, reconciles, requests }: &Span) -> fmt::Result {
+    writeln!(f, "| verb | resource | requests | per reconcile |\n| --- | --- | ---: | ---: |")?;
+    for Requests { verb, resource, count } in requests {
+        writeln!(f, "| {verb} | {resource} | {count} | {:.4} |", *count as f64 / reconciles.max(1.0))?;
+    }
+    writeln!(f, "\n{reconciles} reconciles in {}.", seconds(*lasted))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { clusters, nodes_each, machines, setting, created, objects, ready, making, idle, .. } = self;
+        let pods = clusters * nodes_each;
+        writeln!(f, "# {clusters} stores under one operator\n")?;
+        writeln!(
+            f,
+            "Written by `make fleet`. A real API server with etcd, the StatefulSet controller and the scheduler; {machines} machines and\n\
+             {pods} pods that kwok plays; nodes that are the replication core of this project without clients, values and sockets between\n\
+             them, answering on their pods' addresses. So the times are those of operator and control plane, not of containers that start.\n\
+             Everything shares one machine: {setting}.\n"
+        )?;
+        writeln!(f, "| since the first KvCluster was sent, until | time |\n| --- | ---: |")?;
+        writeln!(f, "| all {clusters} KvClusters are taken | {} |", seconds(*created))?;
+        for (kind, (count, after)) in objects {
+            writeln!(f, "| all {count} objects of kind {kind} exist | {} |", seconds(*after))?;
+        }
+        writeln!(f, "| every store is Ready with all its followers | {} |\n", seconds(*ready))?;
+        let (failed, put_off) = self.trouble;
+        writeln!(
+            f,
+            "{} leaders were promoted for {clusters} stores; {failed} reconciles failed, {put_off} were put off because others wrote at the\n\
+             same time.\n",
+            self.elections
+        )?;
+        writeln!(f, "## Requests of the operator to the API server\n\nWhile stores were made:\n")?;
+        table(f, making)?;
+        writeln!(
+            f,
+            "\n{:.2} requests for each reconcile, {:.1} for each store; the lease of the operator is left out.\n\nWhile nothing changed:\n",
+            making.requests_per_reconcile(),
+            making.requests_per_reconcile() * making.reconciles / *clusters as f64,
+        )?;
+        table(f, idle)?;
+        let writes: u64 = idle.writes().iter().map(|one| one.count).sum();
+        writeln!(
+            f,
+            "\n{:.4} requests for each reconcile, {writes} of them writes, the lease of the operator left out; {} of the objects got another\n\
+             version, whoever wrote.\n",
+            idle.requests_per_reconcile(),
+            self.changed.len(),
+        )?;
+        writeln!(
+            f,
+            "## Processors and memory\n\n| process | while stores are made | at rest | memory |\n| --- | ---: | ---: | ---: |"
+        )?;
+        for Used { name, busy, idle, resident_mib } in &self.used {
+            writeln!(f, "| {name} | {busy:.2} | {idle:.2} | {resident_mib:.0} MiB |")?;
+        }
+        writeln!(f, "\nProcessors: 1.00 is one of them, all of the time. Memory is what is resident at the end.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(verb: &str, resource: &str, count: u64) -> Requests {
+        Requests { verb: verb.to_owned(), resource: resource.to_owned(), count }
+    }
+
+    fn report() -> Report {
+        let span = |reconciles, requests| Span { lasted: Duration::from_secs(60), reconciles, requests };
+        Report {
+            clusters: 2,
+            nodes_each: 6,
+            machines: 3,
+            setting: "two processors".to_owned(),
+            created: Duration::from_millis(500),
+            objects: [("Pod", (12, Duration::from_secs(4)))].into(),
+            ready: Duration::from_secs(9),
+            making: span(40.0, vec![request("patch", "services", 6), request("update", "leases", 30)]),
+            idle: span(120.0, vec![request("get", "secrets", 2), request("update", "leases", 12)]),
+            elections: 2.0,
+            trouble: (0.0, 1.0),
+            changed: Vec::new(),
+            used: vec![Used { name: "operator".to_owned(), busy: 0.5, idle: 0.1, resident_mib: 40.0 }],
+        }
+    }
+
+    #[test]
+    fn an_operator_at_rest_renews_its_lease_and_writes_nothing_else() {
+        assert_eq!(report().faults(), Vec::<String>::new());
+        let mut writing = report();
+        writing.idle.requests.push(request("patch", "pods", 1));
+        assert_eq!(writing.faults().len(), 1, "{:?}", writing.faults());
+        let changed = Report { changed: vec!["Pod a/b".to_owned()], ..report() };
+        assert_eq!(changed.faults().len(), 1, "{:?}", changed.faults());
+        let mut stuck = report();
+        stuck.idle.reconciles = 3.0;
+        assert_eq!(stuck.faults().len(), 1, "{:?}", stuck.faults());
+        assert_eq!(Report { trouble: (2.0, 0.0), ..report() }.faults().len(), 1);
+    }
+
+    #[test]
+    fn the_page_leaves_the_lease_out_of_what_a_store_costs() {
+        let page = report().to_string();
+        for text in [
+            "| every store is Ready with all its followers | 9.0 s |",
+            "| all 12 objects of kind Pod exist | 4.0 s |",
+            "0.15 requests for each reconcile, 3.0 for each store",
+            "0 of them writes",
+            "| operator | 0.50 | 0.10 | 40 MiB |",
+        ] {
+            assert!(page.contains(text), "{text} is missing in\n{page}");
+        }
+    }
+}
