@@ -14,6 +14,7 @@ use crate::{
     auth::Token,
     clock::Clock,
     handle::{Command, DriverHandle},
+    limits::Limits,
     store::Snapshot,
 };
 
@@ -58,7 +59,8 @@ impl Port {
         let address = listener.local_addr().expect("bound");
         let until = CancellationToken::new();
         let port = ClientPort::new(driver, Token::new(None), until.clone());
-        let serving = tokio::spawn(serve(listener, port, until.clone()));
+        let door = Door::new(crate::metrics::requests::Port::Client, &Limits::default(), &port.driver.metrics);
+        let serving = tokio::spawn(serve(listener, port, door, until.clone()));
         Self { address, commands, view: sender, until, serving }
     }
 
@@ -252,5 +254,5 @@ async fn draining_ends_idle_connections_and_answers_what_is_under_way() {
 #[test]
 fn a_panic_is_an_answer() {
     let answer = guarded(|| -> Result<(), ApiError> { panic!("a bug") }).expect_err("no success");
-    assert_eq!(answer.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
 }
