@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind recovery-table bench lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind recovery-table fuzz bench lint crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ failover-table-kind: ## The same table on a kind cluster, TIMES=20 times in each
 
 recovery-table: ## How a follower with KEYS=1000000 comes back while its leader takes writes
 	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --workspace --test local_recovery
+
+fuzz: ## Requests, frames and orders that are almost right, for SECONDS=60 each
+	QUORUMKV_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --locked --workspace --lib -- fuzz --nocapture
 
 bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; QUICK=1 only shows that it works
 	tests/cluster/prerequisites.sh bench || echo "no Redis: the report will say so"

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -43,6 +44,8 @@ pub(crate) struct Target {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    /// What its nodes are asked with.
+    pub(crate) token: Option<String>,
     api: Api<KvCluster>,
 }
 
@@ -69,13 +72,39 @@ impl Target {
             return Err(Failure::SeveralClusters { namespace, names });
         }
         let Some(cluster) = found.pop() else { return Err(Failure::NoCluster { namespace }) };
-        Ok((Self { client, namespace, name: cluster.name_any(), api }, cluster))
+        Ok((Self { client, namespace, name: cluster.name_any(), token: None, api }, cluster))
     }
 
     /// The one of that name, there or not.
     pub(crate) fn named(client: Client, namespace: String, name: String) -> Self {
         let api = Api::namespaced(client.clone(), &namespace);
-        Self { client, namespace, name, api }
+        Self { client, namespace, name, token: None, api }
+    }
+
+    /// The same with what its nodes are to be asked with: the given token, or, where the nodes ask for one, the first for
+    /// writing of the Secret that the KvCluster names.
+    pub(crate) async fn presenting(self, given: Option<&str>, cluster: &KvCluster) -> Result<Self, Failure> {
+        let token = match (given, &cluster.spec.client_tokens) {
+            (Some(given), _) => Some(given.to_owned()),
+            (None, None) => None,
+            (None, Some(tokens)) => Some(self.token_in(&tokens.secret_name).await?),
+        };
+        Ok(Self { token, ..self })
+    }
+
+    async fn token_in(&self, name: &str) -> Result<String, Failure> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secret = match secrets.get_opt(name).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => return Err(Failure::Token(format!("there is no Secret {name}"))),
+            Err(error) => return Err(Failure::Token(format!("the Secret {name} cannot be read ({error})"))),
+        };
+        let write = secret.data.as_ref().and_then(|data| data.get("write"));
+        let text = write.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).unwrap_or_default();
+        let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+        token
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::Token(format!("the Secret {name} has no token under the key write")))
     }
 
     /// Namespace and name.

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::{Api, ResourceExt as _, api::PostParams};
 use quorumkv_api::{CLIENT_PORT, lab::ErrorReply};
-use quorumkv_inspect::{tunnel::Tunnel, wait::with_causes};
+use quorumkv_inspect::{token, tunnel::Tunnel, wait::with_causes};
 use quorumkv_operator::crd::KvCluster;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -85,9 +85,11 @@ pub(crate) fn names(cluster: &KvCluster) -> Vec<String> {
     (0..=cluster.spec.followers).map(|ordinal| format!("{}-{ordinal}", cluster.name_any())).collect()
 }
 
-/// An HTTP client that goes through no proxy and follows nobody.
-pub(crate) fn http(limit: Duration) -> Result<Client, Failure> {
-    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+/// An HTTP client that goes through no proxy and follows nobody, and presents this token.
+pub(crate) fn http(limit: Duration, token: Option<&str>) -> Result<Client, Failure> {
+    let headers = token::headers(token).map_err(|error| Failure::Token(error.to_string()))?;
+    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = client.default_headers(headers).build();
     client.map_err(|error| Failure::Connection(with_causes(&error)))
 }
 

@@ -17,6 +17,8 @@ pub mod connections;
 pub mod delay;
 pub mod driver;
 pub mod failpoint;
+#[cfg(test)]
+mod fuzz;
 pub mod handle;
 pub mod healthcheck;
 pub mod latency;

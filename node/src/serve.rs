@@ -153,8 +153,7 @@ async fn serve_on(
     let client_port = client_port.guarded(tokens, &limits);
     let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token, compression });
     let door = |port| Door::new(port, &limits, &handle.metrics);
-    let mut client =
-        spawn(router::serve(listeners.client, client_port, door(Port::Client), shutdown.draining.clone()));
+    let mut client = spawn(router::serve(listeners.client, client_port, door(Port::Client), shutdown.draining.clone()));
     let mut peer = spawn(http::listen(listeners.peer, peer_router, door(Port::Peer), shutdown.over.clone()));
     let _metrics = listeners.metrics.map(|port| {
         spawn(http::listen(port, metrics::router(handle.clone()), door(Port::Metrics), shutdown.over.clone()))

@@ -111,7 +111,11 @@ impl ClientTokens {
                 Ok(tokens) => {
                     complaint = None;
                     if *kept.tokens.read() != tokens {
-                        info!(reading = tokens.read.len(), writing = tokens.write.len(), "the tokens of clients changed");
+                        info!(
+                            reading = tokens.read.len(),
+                            writing = tokens.write.len(),
+                            "the tokens of clients changed"
+                        );
                         *kept.tokens.write() = tokens;
                     }
                 }

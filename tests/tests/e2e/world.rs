@@ -35,6 +35,8 @@ pub(crate) const RELEASE: &str = "quorumkv";
 pub(crate) const FIRST: &str = "e2e-first";
 /// Where another store of the same name is.
 pub(crate) const SECOND: &str = "e2e-second";
+/// Where a store is that asks clients for tokens.
+pub(crate) const LOCKED: &str = "e2e-locked";
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(4);
 /// Setting up builds programs, the first time.
@@ -118,7 +120,7 @@ impl World {
             let began = Instant::now();
             let kind = Kind::up(CLUSTER).await?;
             let up = began.elapsed();
-            kind.delete_namespaces(&[FIRST, SECOND, SYSTEM]).await?;
+            kind.delete_namespaces(&[FIRST, SECOND, LOCKED, SYSTEM]).await?;
             // Kept by helm, and with it the schema of an earlier run.
             kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
                 .output()
@@ -198,7 +200,7 @@ impl World {
         if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
             return "(what the cluster looked like is shown with the first failure)".to_owned();
         }
-        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND]).await
+        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, LOCKED]).await
     }
 }
 

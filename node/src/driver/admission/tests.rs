@@ -116,7 +116,9 @@ async fn a_full_disk_refuses_writes_before_the_core_sees_them_and_takes_them_aga
 #[tokio::test]
 async fn a_slow_disk_lets_writes_wait_until_it_is_full_or_has_room() {
     let (handle, room) = leader().await;
-    for (then, expected) in [(Room::Enough, Ok(WriteOutcome::NotActive.into())), (Room::Full, Err(NotTaken::StorageFull))] {
+    for (then, expected) in
+        [(Room::Enough, Ok(WriteOutcome::NotActive.into())), (Room::Full, Err(NotTaken::StorageFull))]
+    {
         set(&room, Room::Soon);
         let mut write = Box::pin(handle.write(put()));
         assert!(timeout(A_WHILE, &mut write).await.is_err(), "it waits");
