@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind recovery-table fuzz bench lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind recovery-table fuzz bench lint deny crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; Q
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh
+
+deny: ## Licences, banned crates and sources of dependencies; ADVISORIES=1: known vulnerabilities too, from a database on GitHub
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check licenses bans sources $(if $(ADVISORIES),advisories)
 
 crds: ## Renew crds/ and the chart's copy from operator/src/crd.rs
 	definition="$$(cargo run --quiet --locked --bin quorumkv-operator -- crd)" && printf '%s\n' "$$definition" > crds/kvcluster.yaml

@@ -232,6 +232,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nodes_that_ask_for_a_token_are_asked_with_the_given_one_or_that_of_the_secret() {
+        const SECRET: &str = "/api/v1/namespaces/default/secrets/tokens";
+        let cluster = || -> KvCluster {
+            let mut cluster = kvcluster();
+            cluster["spec"]["clientTokens"] = json!({"secretName": "tokens"});
+            serde_json::from_value(cluster).expect("a KvCluster")
+        };
+        let presenting = async |script: Vec<api::Expected>, given: Option<&str>| {
+            let (client, server) = api::server(script);
+            let target = Target::named(client, "default".to_owned(), "demo".to_owned());
+            let token = target.presenting(given, &cluster()).await.map(|target| target.token);
+            server.await.expect("the script was followed");
+            token.map_err(|failure| failure.to_string())
+        };
+        assert_eq!(presenting(Vec::new(), Some("given")).await, Ok(Some("given".to_owned())));
+        // "\nwriter\nnext\n"
+        let secret = json!({"metadata": {"name": "tokens"}, "data": {"write": "CndyaXRlcgpuZXh0Cg=="}});
+        let found = vec![api::Expected::found(SECRET, secret)];
+        assert_eq!(presenting(found, None).await, Ok(Some("writer".to_owned())));
+        let empty = vec![api::Expected::found(SECRET, json!({"metadata": {"name": "tokens"}}))];
+        assert!(presenting(empty, None).await.expect_err("none").contains("no token under the key write"));
+        let error = presenting(vec![api::Expected::failing(Method::GET, SECRET, StatusCode::FORBIDDEN)], None).await;
+        assert!(error.expect_err("forbidden").contains("QUORUMKV_TOKEN gives one"));
+    }
+
+    #[tokio::test]
     async fn a_store_without_a_leader_says_why() {
         let (client, server) = api::server(vec![api::Expected::found(KVCLUSTERS, list(&[kvcluster()]))]);
         let (target, mut cluster) = Target::find(client, "default".to_owned(), None).await.expect("one");

@@ -8,6 +8,7 @@ use quorumkv_api::{CLIENT_PORT, lab::ErrorReply};
 use quorumkv_inspect::{token, tunnel::Tunnel, wait::with_causes};
 use quorumkv_operator::crd::KvCluster;
 use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{cluster::Target, failure::Failure};
@@ -115,6 +116,12 @@ impl Answer {
         if reply.error.is_empty() { String::from_utf8_lossy(&self.body).into_owned() } else { reply.error }
     }
 
+    /// Whether another node leads. A token that does not suffice is refused with the same status.
+    fn sends_elsewhere(&self) -> bool {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        self.status == StatusCode::FORBIDDEN && body.get("leader").is_some()
+    }
+
     /// The failure that it is.
     pub(crate) fn failure(self) -> Failure {
         Failure::Node { error: self.error(), status: self.status.as_u16(), node: self.node }
@@ -165,7 +172,7 @@ pub(crate) async fn ask_leader(
         let again = match &outcome {
             Ok(answer) => {
                 may_be_done |= answer.status.is_server_error();
-                matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE)
+                answer.status == StatusCode::SERVICE_UNAVAILABLE || answer.sends_elsewhere()
             }
             Err(failure) => {
                 may_be_done |= matches!(failure, Failure::Connection(_));
