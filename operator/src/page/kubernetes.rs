@@ -173,8 +173,12 @@ mod tests {
     const PATH: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
 
     fn source(client: Client, allow_changes: bool) -> Kubernetes {
+        source_of(cluster(), client, allow_changes)
+    }
+
+    fn source_of(cluster: KvCluster, client: Client, allow_changes: bool) -> Kubernetes {
         let (clusters, mut writer) = reflector::store();
-        writer.apply_watcher_event(&Event::Apply(cluster()));
+        writer.apply_watcher_event(&Event::Apply(cluster));
         let caches = Caches {
             stateful_sets: reflector::store().0,
             services: reflector::store().0,
@@ -225,6 +229,23 @@ mod tests {
         assert_eq!(sent[1], json!({"metadata": {"uid": "u1"}, "spec": {"delay": {"min": "5ms", "max": "20ms"}}}));
         let annotations = json!({"quorumkv.io/switchover-to": "demo-2"});
         assert_eq!(sent[2], json!({"metadata": {"uid": "u1", "annotations": annotations}}));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_ask_for_a_token_are_asked_with_the_clusters_own_which_is_read_once() {
+        let secret = json!({"metadata": {"name": "demo-peer-token"}, "data": {"token": "b3du"}});
+        let found = api::Expected::found("/api/v1/namespaces/default/secrets/demo-peer-token", secret);
+        let (client, server) = api::server(vec![found]);
+        let mut cluster = cluster();
+        cluster.spec.client_tokens = Some(crate::crd::ClientTokens { secret_name: "tokens".to_owned() });
+        let asking = source_of(cluster, client, false);
+        for _ in 0..2 {
+            assert_eq!(asking.token(&demo()).await.as_deref(), Some("own"));
+        }
+        drop(asking);
+        server.await.expect("the script was followed");
+        let (client, _server) = api::server(Vec::new());
+        assert_eq!(source(client, false).token(&demo()).await, None, "no Secret is read for others");
     }
 
     #[tokio::test]
