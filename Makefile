@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table shown recovery-table bench fleet lint crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table shown recovery-table fuzz bench fleet lint deny crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ shown: ## What commands print of a store on a kind cluster, into docs/operations
 recovery-table: ## How a follower with KEYS=1000000 comes back while its leader takes writes
 	QUORUMKV_RECOVERY_KEYS=$(or $(KEYS),1000000) cargo test --release --locked --workspace --test local_recovery
 
+fuzz: ## Requests, frames and orders that are almost right, for SECONDS=60 each
+	QUORUMKV_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --locked --workspace --lib -- fuzz --nocapture
+
 bench: ## This store beside Redis, etcd and a bare HTTP server, into results/; QUICK=1 only shows that it works
 	tests/cluster/prerequisites.sh bench || echo "no Redis: the report will say so"
 	command -v etcd >/dev/null || tests/cluster/tools.sh etcd || echo "no etcd: the report will say so"
@@ -54,6 +57,10 @@ fleet: ## One operator and CLUSTERS=200 stores on a real API server with played 
 
 lint: ## Formatting, clippy, shell scripts, the chart, licences
 	tests/lint.sh
+
+deny: ## Licences, banned crates and sources of dependencies; ADVISORIES=1: known vulnerabilities too, from a database on GitHub
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check licenses bans sources $(if $(ADVISORIES),advisories)
 
 crds: ## Renew crds/ and the chart's copy from operator/src/crd.rs
 	definition="$$(cargo run --quiet --locked --bin quorumkv-operator -- crd)" && printf '%s\n' "$$definition" > crds/kvcluster.yaml

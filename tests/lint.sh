@@ -36,6 +36,7 @@ chart() {
     helm template check charts/quorumkv --namespace check >/dev/null &&
     helm template check charts/quorumkv --namespace check --set watchNamespace=team,replicas=2 \
       --set podDisruptionBudget.enabled=true,metrics.serviceMonitor.enabled=true \
+      --set 'networkPolicy.enabled=true,networkPolicy.clientNamespaces={shop,office}' \
       --set metrics.podMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true \
       --set 'page.enabled=true,page.allowChanges=true,page.hosts={quorum.example.com}' >/dev/null &&
     ! helm template check charts/quorumkv --set replica=2 >/dev/null 2>&1 &&

@@ -23,7 +23,7 @@ use self::{
     settle::{Settled, Sides},
     side_by_side::{Difference, Kind},
 };
-use crate::{table::table, wait};
+use crate::{table::table, token, wait};
 
 /// How long a node may be silent while it lists.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -101,12 +101,27 @@ impl Keys {
 /// # Errors
 /// When there is no replica, or one could not be listed.
 pub async fn compare(store: &str, replicas: &[Replica], patience: Duration, show: usize) -> anyhow::Result<Comparison> {
+    compare_with(None, store, replicas, patience, show).await
+}
+
+/// The same with a token for nodes that ask for one.
+///
+/// # Errors
+/// As [`compare`].
+pub async fn compare_with(
+    token: Option<&str>,
+    store: &str,
+    replicas: &[Replica],
+    patience: Duration,
+    show: usize,
+) -> anyhow::Result<Comparison> {
     let leader = replicas.first().context("there is no replica to compare with")?;
     let http = Client::builder()
         .read_timeout(SILENCE_LIMIT)
         .connect_timeout(SILENCE_LIMIT)
         .tcp_nodelay(true)
         .no_proxy()
+        .default_headers(token::headers(token)?)
         .build()
         .context("an HTTP client")?;
     let position = position(&http, leader).await.context("the leader's position")?;

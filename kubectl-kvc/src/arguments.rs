@@ -31,6 +31,9 @@ pub(crate) struct Common {
     /// Name of the KvCluster [default: the only one in the namespace]
     #[arg(short, long, global = true)]
     pub(crate) cluster: Option<String>,
+    /// Token to present to nodes that ask for one [default: one of the Secret that the KvCluster names]
+    #[arg(long, global = true, env = quorumkv_inspect::token::VARIABLE, hide_env_values = true)]
+    pub(crate) token: Option<String>,
     /// How to print what was found
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub(crate) output: Output,

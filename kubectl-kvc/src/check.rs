@@ -1,6 +1,6 @@
 //! `check`: whether every replica holds what the leader holds, at one place in the log.
 
-use quorumkv_inspect::compare::{Replica, compare};
+use quorumkv_inspect::compare::{Replica, compare_with};
 use quorumkv_operator::crd::KvCluster;
 
 use crate::{
@@ -40,7 +40,8 @@ async fn found(
         routes.push(route);
     }
     let store = format!("KvCluster {}", target.full_name());
-    let comparison = compare(&store, &replicas, patience.limit, *show).await.map_err(Failure::Compare)?;
+    let token = target.token.as_deref();
+    let comparison = compare_with(token, &store, &replicas, patience.limit, *show).await.map_err(Failure::Compare)?;
     let text = match output {
         Output::Table => comparison.to_string(),
         Output::Json => format!("{}\n", serde_json::to_string(&comparison).expect("a comparison is JSON")),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -43,6 +44,8 @@ pub(crate) struct Target {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    /// What its nodes are asked with.
+    pub(crate) token: Option<String>,
     api: Api<KvCluster>,
 }
 
@@ -69,13 +72,39 @@ impl Target {
             return Err(Failure::SeveralClusters { namespace, names });
         }
         let Some(cluster) = found.pop() else { return Err(Failure::NoCluster { namespace }) };
-        Ok((Self { client, namespace, name: cluster.name_any(), api }, cluster))
+        Ok((Self { client, namespace, name: cluster.name_any(), token: None, api }, cluster))
     }
 
     /// The one of that name, there or not.
     pub(crate) fn named(client: Client, namespace: String, name: String) -> Self {
         let api = Api::namespaced(client.clone(), &namespace);
-        Self { client, namespace, name, api }
+        Self { client, namespace, name, token: None, api }
+    }
+
+    /// The same with what its nodes are to be asked with: the given token, or, where the nodes ask for one, the first for
+    /// writing of the Secret that the KvCluster names.
+    pub(crate) async fn presenting(self, given: Option<&str>, cluster: &KvCluster) -> Result<Self, Failure> {
+        let token = match (given, &cluster.spec.client_tokens) {
+            (Some(given), _) => Some(given.to_owned()),
+            (None, None) => None,
+            (None, Some(tokens)) => Some(self.token_in(&tokens.secret_name).await?),
+        };
+        Ok(Self { token, ..self })
+    }
+
+    async fn token_in(&self, name: &str) -> Result<String, Failure> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secret = match secrets.get_opt(name).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => return Err(Failure::Token(format!("there is no Secret {name}"))),
+            Err(error) => return Err(Failure::Token(format!("the Secret {name} cannot be read ({error})"))),
+        };
+        let write = secret.data.as_ref().and_then(|data| data.get("write"));
+        let text = write.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).unwrap_or_default();
+        let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+        token
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::Token(format!("the Secret {name} has no token under the key write")))
     }
 
     /// Namespace and name.
@@ -200,6 +229,32 @@ mod tests {
         assert_eq!(object.expect_err("no such"), "there is no KvCluster absent in namespace default");
         let resource = find(missing("the server could not find the requested resource"), Some("absent")).await;
         assert!(resource.expect_err("no such").contains("chart is not installed"));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_ask_for_a_token_are_asked_with_the_given_one_or_that_of_the_secret() {
+        const SECRET: &str = "/api/v1/namespaces/default/secrets/tokens";
+        let cluster = || -> KvCluster {
+            let mut cluster = kvcluster();
+            cluster["spec"]["clientTokens"] = json!({"secretName": "tokens"});
+            serde_json::from_value(cluster).expect("a KvCluster")
+        };
+        let presenting = async |script: Vec<api::Expected>, given: Option<&str>| {
+            let (client, server) = api::server(script);
+            let target = Target::named(client, "default".to_owned(), "demo".to_owned());
+            let token = target.presenting(given, &cluster()).await.map(|target| target.token);
+            server.await.expect("the script was followed");
+            token.map_err(|failure| failure.to_string())
+        };
+        assert_eq!(presenting(Vec::new(), Some("given")).await, Ok(Some("given".to_owned())));
+        // "\nwriter\nnext\n"
+        let secret = json!({"metadata": {"name": "tokens"}, "data": {"write": "CndyaXRlcgpuZXh0Cg=="}});
+        let found = vec![api::Expected::found(SECRET, secret)];
+        assert_eq!(presenting(found, None).await, Ok(Some("writer".to_owned())));
+        let empty = vec![api::Expected::found(SECRET, json!({"metadata": {"name": "tokens"}}))];
+        assert!(presenting(empty, None).await.expect_err("none").contains("no token under the key write"));
+        let error = presenting(vec![api::Expected::failing(Method::GET, SECRET, StatusCode::FORBIDDEN)], None).await;
+        assert!(error.expect_err("forbidden").contains("QUORUMKV_TOKEN gives one"));
     }
 
     #[tokio::test]

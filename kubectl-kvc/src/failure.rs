@@ -23,6 +23,9 @@ pub(crate) enum Failure {
     /// The one that was named is not there.
     #[error("there is no KvCluster {name} in namespace {namespace}")]
     UnknownCluster { namespace: String, name: String },
+    /// There is no token to present, or none that can be.
+    #[error("the nodes ask for a token: {0}; --token or QUORUMKV_TOKEN gives one")]
+    Token(String),
     /// Nobody leads.
     #[error("{cluster} has no leader now: {reason}")]
     NoLeader { cluster: String, reason: String },

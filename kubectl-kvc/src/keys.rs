@@ -37,7 +37,7 @@ pub(crate) async fn get(
 /// The value as it is; for programs, with its key and version.
 async fn read(target: &Target, reach: &impl Reach, options: &GetOptions, output: Output) -> Result<Vec<u8>, Failure> {
     let GetOptions { key, from, patience } = options;
-    let http = nodes::http(ANSWER_LIMIT)?;
+    let http = nodes::http(ANSWER_LIMIT, target.token.as_deref())?;
     let path = if output == Output::Json { "get" } else { "kv" };
     let answer = match from {
         Some(pod) => {
@@ -84,7 +84,7 @@ async fn write(target: &Target, reach: &impl Reach, options: &SetOptions) -> Res
     let request_id = request_id.clone().unwrap_or_else(new_request_id);
     let value = json_value(value, *text);
     let body = SetRequest { key: Cow::Borrowed(key), value: &value, request_id: Some(request_id.clone()) };
-    let http = nodes::http(ANSWER_LIMIT)?;
+    let http = nodes::http(ANSWER_LIMIT, target.token.as_deref())?;
     let request = |node: &str| http.post(format!("{node}/set")).json(&body);
     let Asked { outcome, may_be_done } = nodes::ask_leader(target, reach, patience.limit, request).await?;
     match outcome {

@@ -51,6 +51,13 @@ async fn run(command: Command, common: &Common) -> Result<(), Failure> {
     }
     let (client, namespace) = cluster::connect(common).await?;
     let (target, cluster) = Target::find(client, namespace, common.cluster.as_deref()).await?;
+    let target = match command {
+        Command::Status(_) | Command::Get(_) | Command::Set(_) | Command::Check(_) => {
+            target.presenting(common.token.as_deref(), &cluster).await?
+        }
+        // These ask the API server alone.
+        Command::Quorum(_) | Command::Delay(_) | Command::Switchover(_) | Command::Completions { .. } => target,
+    };
     let reach = || Tunnels::new(&target);
     match command {
         Command::Status(options) => status::run(&target, reach().await?, cluster, &options, common.output).await,

@@ -5,9 +5,10 @@ use std::{io, time::Duration};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::{Api, ResourceExt as _, api::PostParams};
 use quorumkv_api::{CLIENT_PORT, lab::ErrorReply};
-use quorumkv_inspect::{tunnel::Tunnel, wait::with_causes};
+use quorumkv_inspect::{token, tunnel::Tunnel, wait::with_causes};
 use quorumkv_operator::crd::KvCluster;
 use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{cluster::Target, failure::Failure};
@@ -85,9 +86,11 @@ pub(crate) fn names(cluster: &KvCluster) -> Vec<String> {
     (0..=cluster.spec.followers).map(|ordinal| format!("{}-{ordinal}", cluster.name_any())).collect()
 }
 
-/// An HTTP client that goes through no proxy and follows nobody.
-pub(crate) fn http(limit: Duration) -> Result<Client, Failure> {
-    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+/// An HTTP client that goes through no proxy and follows nobody, and presents this token.
+pub(crate) fn http(limit: Duration, token: Option<&str>) -> Result<Client, Failure> {
+    let headers = token::headers(token).map_err(|error| Failure::Token(error.to_string()))?;
+    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = client.default_headers(headers).build();
     client.map_err(|error| Failure::Connection(with_causes(&error)))
 }
 
@@ -111,6 +114,12 @@ impl Answer {
     pub(crate) fn error(&self) -> String {
         let reply: ErrorReply = serde_json::from_slice(&self.body).unwrap_or_default();
         if reply.error.is_empty() { String::from_utf8_lossy(&self.body).into_owned() } else { reply.error }
+    }
+
+    /// Whether another node leads. A token that does not suffice is refused with the same status.
+    fn sends_elsewhere(&self) -> bool {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        self.status == StatusCode::FORBIDDEN && body.get("leader").is_some()
     }
 
     /// The failure that it is.
@@ -163,7 +172,7 @@ pub(crate) async fn ask_leader(
         let again = match &outcome {
             Ok(answer) => {
                 may_be_done |= answer.status.is_server_error();
-                matches!(answer.status, StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE)
+                answer.status == StatusCode::SERVICE_UNAVAILABLE || answer.sends_elsewhere()
             }
             Err(failure) => {
                 may_be_done |= matches!(failure, Failure::Connection(_));

@@ -17,6 +17,9 @@ use quorumkv_api::{
 use serde::Deserialize;
 use tracing::error;
 
+/// When to come again after a 503. Elections take less, and so do most overloads.
+const RETRY_AFTER_SECONDS: &str = "1";
+
 /// The entity tag of a version.
 pub fn etag(version: Seq) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).expect("a number in quotes is a header's value")
@@ -74,8 +77,25 @@ impl IntoResponse for ApiError {
         if let Some(version) = current {
             response.headers_mut().insert(header::ETAG, etag(version));
         }
-        response
+        with_advice(response)
     }
+}
+
+/// What the status asks for besides: when to come again, or what to present.
+fn with_advice(mut response: Response) -> Response {
+    let (status, headers) = (response.status(), response.headers_mut());
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // Strangers keep no connection that others could use.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
 }
 
 impl From<PeerError> for ApiError {
@@ -142,7 +162,7 @@ impl From<BytesRejection> for PeerRefusal {
 
 impl IntoResponse for PeerRefusal {
     fn into_response(self) -> Response {
-        (self.0, Json(self.1)).into_response()
+        with_advice((self.0, Json(self.1)).into_response())
     }
 }
 

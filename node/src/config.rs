@@ -3,6 +3,7 @@
 //! [`Arguments`] is what `clap` reads; [`Arguments::check`] turns it into a [`Config`], which later code can
 //! trust. Every refusal names the variable, its value and what is allowed.
 
+mod limits;
 mod parse;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -11,8 +12,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorumkv_api::{Delay, NodeId, Settings, WriteQuorum, peer::PeerAddress, settings::InvalidSettings};
 use rand::random;
 
-use self::parse::{parse_compression, parse_optional_url, parse_seconds, parse_url, with_port};
-use crate::wire::compression::Compression;
+use self::{
+    limits::LimitArguments,
+    parse::{parse_compression, parse_optional_url, parse_seconds, parse_url, with_port},
+};
+use crate::{
+    auth::{ClientTokens, TokenFileError, TokenFiles},
+    limits::Limits,
+    wire::compression::Compression,
+};
 
 /// A node of quorumkv: leader or follower of a replicated key-value store.
 #[derive(Debug, Parser)]
@@ -119,6 +127,12 @@ pub struct Arguments {
     /// File that holds that token.
     #[arg(long, env = "PEER_TOKEN_FILE")]
     pub peer_token_file: Option<PathBuf>,
+    /// File with the tokens of clients that may only read, one a line; read again when it changes.
+    #[arg(long, env = "READ_TOKEN_FILE", requires = "write_token_file")]
+    pub read_token_file: Option<PathBuf>,
+    /// File with the tokens of clients that may read and write, one a line; without it no client needs a token.
+    #[arg(long, env = "WRITE_TOKEN_FILE")]
+    pub write_token_file: Option<PathBuf>,
     /// How log lines look; RUST_LOG filters them.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -144,6 +158,9 @@ pub struct Arguments {
     /// read it; off: none are, and this node asks for none.
     #[arg(long, env = "COMPRESS_ABOVE", default_value = "off", value_parser = parse_compression)]
     pub compress_above: Compression,
+    /// How much others may take up.
+    #[command(flatten)]
+    pub limits: LimitArguments,
 }
 
 /// A checked configuration.
@@ -165,6 +182,10 @@ pub struct Config {
     pub advertise_url: String,
     /// What others present on the peer port, and what this node presents on theirs.
     pub peer_token: Option<String>,
+    /// What clients have to present.
+    pub client_tokens: ClientTokens,
+    /// How much of this node others may take up, and for how long.
+    pub limits: Limits,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Seed of the simulated delays.
@@ -243,6 +264,16 @@ pub enum ConfigError {
         /// Why it cannot be read.
         source: std::io::Error,
     },
+    /// A file with clients' tokens cannot be used.
+    #[error("{variable}={}: {source}", .path.display())]
+    ClientTokens {
+        /// Which variable names it.
+        variable: &'static str,
+        /// The file in question.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenFileError,
+    },
     /// The token cannot be sent in a header.
     #[error("{variable} must hold one line of visible ASCII characters")]
     Token {
@@ -286,6 +317,8 @@ impl Arguments {
             write_timeout,
             peer_token,
             peer_token_file,
+            read_token_file,
+            write_token_file,
             log_format,
             delay_seed,
             storage,
@@ -294,6 +327,7 @@ impl Arguments {
             worker_threads,
             log_entries,
             compress_above,
+            limits,
         } = self;
         check_ports(port, peer_port, metrics_port)?;
         let host = if node_id.is_some() && advertise_url.is_some() { String::new() } else { host_name()? };
@@ -322,6 +356,8 @@ impl Arguments {
             node,
             advertise_url,
             peer_token: read_token(peer_token, peer_token_file)?,
+            client_tokens: open_client_tokens(read_token_file, write_token_file)?,
+            limits: limits.into(),
             log_format,
             delay_seed: delay_seed.unwrap_or_else(random),
             storage,
@@ -401,6 +437,12 @@ fn read_token(token: Option<String>, file: Option<PathBuf>) -> Result<Option<Str
         return Err(ConfigError::Token { variable });
     }
     Ok(Some(token))
+}
+
+fn open_client_tokens(read: Option<PathBuf>, write: Option<PathBuf>) -> Result<ClientTokens, ConfigError> {
+    let Some(write) = write else { return Ok(ClientTokens::default()) };
+    let files = TokenFiles { read, write };
+    ClientTokens::open(files).map_err(|(variable, path, source)| ConfigError::ClientTokens { variable, path, source })
 }
 
 fn host_name() -> Result<String, ConfigError> {

@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     delay::RoundTrips,
     handle::{Command, DriverHandle, Inspection, Outgoing, PeerRequest, Recovery, WriteAnswer, Written},
+    limits::Limits,
     outbox::Outbox,
     storage::{Storage, StorageError},
     store::{Deviation, Snapshot},
@@ -62,7 +63,11 @@ pub struct Driver<S> {
     round_trips: RoundTrips,
     effects: Effects,
     next_id: u64,
-    writes: HashMap<WriteId, oneshot::Sender<WriteAnswer>>,
+    limits: Limits,
+    /// Whoever waits for an answer to a write, and the bytes of its key and value.
+    writes: HashMap<WriteId, (oneshot::Sender<WriteAnswer>, usize)>,
+    /// Of all of them.
+    waiting_bytes: usize,
     /// Of writes that are applied and not answered yet, which is for the length of a simulated round trip.
     deviations: HashMap<Seq, Deviation>,
     tail: Tail,
@@ -105,7 +110,9 @@ impl<S: Storage> Driver<S> {
             round_trips,
             effects: Effects::default(),
             next_id: 0,
+            limits: Limits::default(),
             writes: HashMap::new(),
+            waiting_bytes: 0,
             deviations: HashMap::new(),
             tail: Tail::default(),
             requests: HashMap::new(),
@@ -121,6 +128,12 @@ impl<S: Storage> Driver<S> {
             waits: Waits::default(),
         };
         (driver, Attached { handle, commands, leading: leadings })
+    }
+
+    /// The same driver with these limits instead of the default ones.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Works until `stop` completes.
@@ -239,7 +252,9 @@ impl<S: Storage> Driver<S> {
 
     fn propose(&mut self, operation: Operation, answer: oneshot::Sender<WriteAnswer>, now: Micros) -> Input {
         let write = WriteId(self.new_id());
-        self.writes.insert(write, answer);
+        let bytes = operation.weight();
+        self.waiting_bytes += bytes;
+        self.writes.insert(write, (answer, bytes));
         let round_trips = self.round_trips.draw(self.node.delay_in_force(), self.node.follower_count());
         if self.acknowledgements.wants(now)
             && self.view.borrow().ready
@@ -382,7 +397,8 @@ impl<S: Storage> Driver<S> {
         self.handle.latency.record(took.inspect(|latency| metrics.write_took(*latency)));
         for (write, outcome) in self.effects.answers.drain(..) {
             metrics.write_answered(&outcome);
-            let answer = self.writes.remove(&write).expect("the core answers every write once");
+            let (answer, bytes) = self.writes.remove(&write).expect("the core answers every write once");
+            self.waiting_bytes -= bytes;
             let deviation = match &outcome {
                 WriteOutcome::Committed { version, .. } if !self.deviations.is_empty() => {
                     self.deviations.remove(version)

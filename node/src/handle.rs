@@ -241,7 +241,7 @@ pub struct Forgotten {
 }
 
 /// The answer to a write.
-pub type WriteAnswer = Result<Written, StorageFull>;
+pub type WriteAnswer = Result<Written, NotTaken>;
 
 /// A write that was handed over.
 #[derive(Debug)]
@@ -251,7 +251,7 @@ impl Begun {
     /// What became of it.
     ///
     /// # Errors
-    /// When storage has no room for it.
+    /// When it was not even appended.
     pub async fn answer(self) -> WriteAnswer {
         self.0.await.unwrap_or_else(|_| Ok(WriteOutcome::Stopping.into()))
     }
@@ -268,10 +268,16 @@ impl From<Stopped> for PeerError {
     }
 }
 
-/// The disk is full: the core never saw the write.
+/// Why the core never saw a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("The disk of this node is full; nothing was written")]
-pub struct StorageFull;
+pub enum NotTaken {
+    /// The disk is full.
+    #[error("The disk of this node is full; nothing was written")]
+    StorageFull,
+    /// As many writes wait for their quorum as may.
+    #[error("Too many writes wait for their quorum; nothing was written, try again later")]
+    Overloaded,
+}
 
 /// Speaks to the driver. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -316,7 +322,7 @@ impl DriverHandle {
     /// Makes a write.
     ///
     /// # Errors
-    /// When storage has no room for it.
+    /// When it was not even appended.
     pub async fn write(&self, operation: Operation) -> WriteAnswer {
         self.begin_write(operation).await.answer().await
     }

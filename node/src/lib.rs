@@ -13,12 +13,16 @@ pub mod auth;
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod connections;
 pub mod delay;
 pub mod driver;
 pub mod failpoint;
+#[cfg(test)]
+mod fuzz;
 pub mod handle;
 pub mod healthcheck;
 pub mod latency;
+pub mod limits;
 pub mod links;
 pub mod metrics;
 pub mod outbox;

@@ -24,12 +24,13 @@ use prometheus_client::{
 use quorumkv_api::lab::Role;
 use quorumkv_protocol::WriteOutcome;
 
-use self::requests::Requests;
+use self::{connections::Connections, requests::Requests};
 use crate::{
     handle::{DriverHandle, Inspection},
     storage::StorageMetrics,
 };
 
+pub mod connections;
 pub mod requests;
 
 type Number = Gauge<u64, AtomicU64>;
@@ -140,6 +141,8 @@ pub struct Metrics {
     rendering: Mutex<()>,
     /// Requests to this node's ports.
     pub requests: Requests,
+    /// Connections to this node's ports.
+    pub connections: Connections,
     writes: Family<OutcomeLabel, Counter>,
     /// Of `writes`, in the order of [`Outcome::ALL`].
     by_outcome: [Counter; Outcome::ALL.len()],
@@ -165,6 +168,7 @@ pub struct Metrics {
     write_timeout: Seconds,
     followers: Followers,
     refused_for_room: Counter,
+    refused_for_load: Counter,
     /// Counted by storage.
     pub storage: StorageMetrics,
 }
@@ -178,6 +182,7 @@ impl Default for Metrics {
             registry: Registry::with_prefix("quorumkv_node"),
             rendering: Mutex::default(),
             requests: Requests::default(),
+            connections: Connections::default(),
             writes,
             by_outcome,
             // 100 us to 6.5 s: from an undelayed write on one machine to the default write timeout.
@@ -203,6 +208,7 @@ impl Default for Metrics {
             write_timeout: Seconds::default(),
             followers: Followers::default(),
             refused_for_room: Counter::default(),
+            refused_for_load: Counter::default(),
             storage: StorageMetrics::default(),
         };
         metrics.register();
@@ -221,6 +227,7 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         self.requests.register(registry);
+        self.connections.register(registry);
         registry.register("writes", "Client writes by outcome", self.writes.clone());
         let help = "Time from append to answer of acknowledged writes, simulated delay included";
         registry.register_with_unit("write_latency", help, Unit::Seconds, self.write_latency.clone());
@@ -263,6 +270,8 @@ impl Metrics {
         registry.register_with_unit("follower_acknowledgement", help, Unit::Seconds, acknowledgement.clone());
         let help = "Client writes refused because the disk is full";
         registry.register("writes_refused_for_room", help, self.refused_for_room.clone());
+        let help = "Client writes and large bodies refused because as many wait as may";
+        registry.register("writes_refused_for_load", help, self.refused_for_load.clone());
         self.storage.register(registry);
     }
 
@@ -274,6 +283,11 @@ impl Metrics {
     /// Counts one write that storage has no room for.
     pub fn write_refused_for_room(&self) {
         self.refused_for_room.inc();
+    }
+
+    /// Counts one write, or one request with a large body, that finds too much work before it.
+    pub fn write_refused_for_load(&self) {
+        self.refused_for_load.inc();
     }
 
     /// Adds the latency of an acknowledged write.

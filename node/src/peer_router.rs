@@ -41,6 +41,19 @@ pub struct PeerPort {
     pub compression: Compression,
 }
 
+type Methods = fn() -> MethodRouter<PeerPort>;
+
+/// Every route.
+const ROUTES: [(&str, Methods); 7] = [
+    ("/state", || get(state)),
+    ("/fence", || post(fence)),
+    ("/promote", || post(promote)),
+    ("/members", || put(members)),
+    ("/settings", || put(settings)),
+    ("/stream", || get(stream)),
+    ("/recover", || get(recover)),
+];
+
 /// The peer port's routes.
 pub fn router(port: PeerPort) -> Router {
     let requests = port.driver.metrics.requests.clone();
@@ -53,17 +66,8 @@ pub fn router(port: PeerPort) -> Router {
             DefaultBodyLimit::max(MAX_BODY_BYTES),
         )
     };
-    let routes = [
-        ("/state", get(state)),
-        ("/fence", post(fence)),
-        ("/promote", post(promote)),
-        ("/members", put(members)),
-        ("/settings", put(settings)),
-        ("/stream", get(stream)),
-        ("/recover", get(recover)),
-    ];
-    let routes = routes.into_iter().fold(Router::new(), |routes, (path, methods): (_, MethodRouter<PeerPort>)| {
-        routes.route(path, methods.fallback(wrong_method).layer(around(path)))
+    let routes = ROUTES.into_iter().fold(Router::new(), |routes, (path, methods)| {
+        routes.route(path, methods().fallback(wrong_method).layer(around(path)))
     });
     let unknown: MethodRouter = any(unknown_route).layer(around(UNKNOWN)).with_state(port.clone());
     routes.fallback_service(unknown).with_state(port)
@@ -154,7 +158,7 @@ async fn stream(State(port): State<PeerPort>, mut request: Request) -> Result<Re
 }
 
 async fn unknown_route(uri: Uri) -> PeerRefusal {
-    let routes = "/state, /fence, /promote, /members, /settings, /stream, /recover";
+    let routes = ROUTES.map(|(path, _)| path).join(", ");
     ApiError::new(StatusCode::NOT_FOUND, format!("no such route: {}; there are {routes}", uri.path())).into()
 }
 

@@ -4,7 +4,8 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     config.parent_pid.map_or(Ok(()), end_with)?;
     start_log(config.log_format)?;
+    allow_open_files(config.limits.connections + config.limits.peer_connections);
     runtime(config.worker_threads)?.block_on(async {
         let shutdown = Shutdown::default();
         on_signals(shutdown.draining.clone()).context("signals cannot be handled")?;
@@ -55,6 +57,28 @@ fn end_with(parent: i32) -> anyhow::Result<()> {
     let started_by = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(started_by == parent, "PARENT_PID={parent} did not start this process, or has ended");
     Ok(())
+}
+
+/// Files that a node has open beside its connections, at most.
+const OTHER_FILES: u64 = 256;
+
+/// Allows as many open files as the system lets this process have: every connection is one, and many systems begin
+/// with 1024.
+fn allow_open_files(connections: usize) {
+    /// More than that no node needs, and no kernel gives.
+    const MOST: u64 = 1 << 20;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.unwrap_or(MOST).min(MOST);
+    let raised = match current {
+        Some(current) if current < most => {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).map_or(current, |()| most)
+        }
+        _ => current.unwrap_or(MOST),
+    };
+    let wanted = connections as u64 + OTHER_FILES;
+    if raised < wanted {
+        warn!(allowed = raised, wanted, "fewer files may be open than MAX_CONNECTIONS asks for; some will wait");
+    }
 }
 
 /// An error whose text already says what caused it, and which therefore must not be followed by its causes.

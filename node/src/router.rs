@@ -8,8 +8,9 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, Uri},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get, post},
 };
@@ -23,15 +24,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::list::Pages;
+use self::{budget::Budget, list::Pages};
 use crate::{
     answer::{ApiError, panicked},
-    auth::Token,
+    auth::{Access, ClientTokens, Token, authorization},
     handle::{DriverHandle, PeerRequest},
+    limits::Limits,
     metrics::requests::{Port, UNKNOWN},
 };
 
 mod batch;
+mod budget;
+mod busy;
 mod connection;
 mod hot;
 mod kv;
@@ -56,8 +60,11 @@ const MOST_WATCHERS: usize = 1000;
 pub struct ClientPort {
     /// The node.
     pub driver: DriverHandle,
-    /// Required on `POST /replicate`.
+    /// Required on `POST /replicate`, and as good as any other token elsewhere.
     pub token: Token,
+    /// Required on every other route but those for health, where there are any.
+    tokens: ClientTokens,
+    budget: Budget,
     /// Cancelled when the node takes no more requests; streams end then.
     draining: CancellationToken,
     watchers: Arc<Semaphore>,
@@ -69,7 +76,19 @@ impl ClientPort {
     #[must_use]
     pub fn new(driver: DriverHandle, token: Token, draining: CancellationToken) -> Self {
         let watchers = Arc::new(Semaphore::new(MOST_WATCHERS));
-        Self { driver, token, draining, watchers, pages: Arc::default() }
+        let budget = Budget::new(Limits::default().waiting_bytes);
+        Self { driver, token, tokens: ClientTokens::default(), budget, draining, watchers, pages: Arc::default() }
+    }
+
+    /// The same with tokens of clients and these limits.
+    #[must_use]
+    pub fn guarded(self, tokens: ClientTokens, limits: &Limits) -> Self {
+        Self { tokens, budget: Budget::new(limits.waiting_bytes), ..self }
+    }
+
+    /// Whether a request with this header `Authorization` may do that.
+    fn allows(&self, authorization: Option<&[u8]>, access: Access) -> Result<(), ApiError> {
+        self.tokens.check(authorization, access, &self.token)
     }
 }
 
@@ -91,13 +110,45 @@ const ROUTES: [(&str, Methods); 12] = [
     ("/openapi.json", || get(openapi::openapi)),
 ];
 
+/// Routes that ask for no client's token: whoever watches over nodes has none, and replication has another one.
+const OPEN: [&str; 3] = ["/health", "/readyz", "/replicate"];
+
+/// What stands before a route.
+#[derive(Debug, Clone)]
+struct Guard {
+    port: ClientPort,
+    is_open: bool,
+}
+
+/// Refuses who may not, and what there is no room for, before anything is read of the body.
+async fn guarded(
+    State(Guard { port, is_open }): State<Guard>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if !is_open && port.tokens.are_asked_for() {
+        let access = match *request.method() {
+            Method::GET | Method::HEAD => Access::Read,
+            _ => Access::Write,
+        };
+        port.allows(authorization(request.headers())?, access)?;
+    }
+    let _room = port.budget.take(&request, &port.driver.metrics)?;
+    Ok(next.run(request).await)
+}
+
 /// The client port's routes.
 pub fn router(port: ClientPort) -> Router {
     let requests = port.driver.metrics.requests.clone();
-    // From the outside inwards: what panics is answered, and counted as that.
+    // From the outside inwards: what panics or is refused is answered, and counted as that.
     let around = |route| {
-        let counted = requests.layer(Port::Client, route);
-        (counted, CatchPanicLayer::custom(panicked), DefaultBodyLimit::max(MAX_BODY_BYTES))
+        let guard = Guard { port: port.clone(), is_open: OPEN.contains(&route) };
+        (
+            requests.layer(Port::Client, route),
+            CatchPanicLayer::custom(panicked),
+            middleware::from_fn_with_state(guard, guarded),
+            DefaultBodyLimit::max(MAX_BODY_BYTES),
+        )
     };
     let methods = |route, methods: MethodRouter<ClientPort>| methods.fallback(wrong_method).layer(around(route));
     let routes = ROUTES.into_iter().fold(Router::new(), |routes, (path, of_path)| {

@@ -1,22 +1,24 @@
 //! Starts a node's servers and tasks, and ends them in order.
 
-use std::{future::IntoFuture as _, net::SocketAddr};
+use std::net::SocketAddr;
 
-use axum::Router;
 use quorumkv_api::{ProcessId, Settings, StorageId, peer::PeerAddress};
-use quorumkv_protocol::{Identity, Limits, Node, Recovered};
+use quorumkv_protocol::{Identity, Node, Recovered};
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
     auth::Token,
     clock::Clock,
     config::{Config, StorageType},
+    connections::{Door, http},
     delay::RoundTrips,
     driver::{Attached, Driver},
     handle::{Command, DriverHandle},
-    links, metrics, peer_router, router,
+    links,
+    metrics::{self, requests::Port},
+    peer_router, router,
     shutdown::{GRACE, Shutdown},
     static_leader::{LeadError, Manager},
     storage::{self, Memory, OpenError, Opened, Persistent, Storage, StorageError},
@@ -39,9 +41,6 @@ pub enum ServeError {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// A server ended by itself.
-    #[error("a server failed: {0}")]
-    Server(#[source] std::io::Error),
     /// What is on disk cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -133,10 +132,12 @@ async fn serve_on(
         process = %identity.process_id,
         "serving"
     );
-    let limits = Limits { retain_entries: config.log_entries, ..Limits::default() };
-    let node = Node::new(identity, limits, recovered, clock.now());
+    let log = quorumkv_protocol::Limits { retain_entries: config.log_entries, ..quorumkv_protocol::Limits::default() };
+    let node = Node::new(identity, log, recovered, clock.now());
     let round_trips = RoundTrips::seeded(config.delay_seed);
     let (driver, Attached { handle, commands, leading }) = Driver::new(node, storage, clock, round_trips);
+    let limits = config.limits;
+    let driver = driver.with_limits(limits);
     handle.store.install(state);
     let over = shutdown.over.clone();
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
@@ -146,12 +147,17 @@ async fn serve_on(
     let _links = spawn(links::keep(handle.clone(), dial, leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
+    let tokens = config.client_tokens.clone();
+    let _tokens = spawn(tokens.clone().keep_up());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
+    let client_port = client_port.guarded(tokens, &limits);
     let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token, compression });
-    let mut client = spawn(router::serve(listeners.client, client_port, shutdown.draining.clone()));
-    let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));
-    let _metrics =
-        listeners.metrics.map(|port| spawn(listen(port, metrics::router(handle.clone()), shutdown.over.clone())));
+    let door = |port| Door::new(port, &limits, &handle.metrics);
+    let mut client = spawn(router::serve(listeners.client, client_port, door(Port::Client), shutdown.draining.clone()));
+    let mut peer = spawn(http::listen(listeners.peer, peer_router, door(Port::Peer), shutdown.over.clone()));
+    let _metrics = listeners.metrics.map(|port| {
+        spawn(http::listen(port, metrics::router(handle.clone()), door(Port::Metrics), shutdown.over.clone()))
+    });
 
     tokio::select! {
         // First: an idle client port ends at once when draining begins, and then `drain` has to be the one to see it.
@@ -159,7 +165,7 @@ async fn serve_on(
         () = shutdown.draining.cancelled() => {}
         ended = &mut driver => return Ok(ended??),
         ended = &mut client => return Ok(ended?),
-        ended = &mut peer => return ended?,
+        ended = &mut peer => return Ok(ended?),
     }
     drain(&handle, &mut client).await;
     shutdown.over.cancel();
@@ -188,13 +194,6 @@ async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<()>) {
         Ok(Err(error)) => warn!(%error, "the client port failed while draining"),
         Err(_) => warn!(?longest, "some requests were still under way when time was up"),
     }
-}
-
-async fn listen(listener: TcpListener, router: Router, until: CancellationToken) -> Result<(), ServeError> {
-    let service = router.into_make_service_with_connect_info::<router::Connection>();
-    let server = axum::serve(router::Undelayed(listener), service)
-        .with_graceful_shutdown(async move { until.cancelled().await });
-    server.into_future().await.map_err(ServeError::Server)
 }
 
 fn spawn<Output: Send + 'static>(task: impl Future<Output = Output> + Send + 'static) -> AbortOnDropHandle<Output> {

@@ -10,6 +10,7 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{Pod, Secret, Service},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::Time,
@@ -24,7 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    build::{Objects, names, secret},
+    build::{self, Objects, names, policy, secret},
     crd::KvCluster,
     observe::{Observed, owned_by},
     record::{Platform, Record, RecordError, Versioned},
@@ -115,6 +116,21 @@ pub async fn apply(
     }
     apply_one::<PodDisruptionBudget>(client, cluster, budget, observed.budget.as_ref()).await?;
     apply_one::<StatefulSet>(client, cluster, nodes, observed.stateful_set.as_ref()).await
+}
+
+/// Applies the NetworkPolicy if it differs. It is in no cache: this reads it.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn network_policy(
+    client: &Client,
+    cluster: &ValidCluster,
+    allowed: &policy::Allowed,
+) -> Result<(), ApplyError> {
+    // The caches may not know yet that the KvCluster was deleted.
+    StatusRecord::new(client, cluster).must_exist().await?;
+    let desired = build::fingerprinted(policy::build(cluster, allowed));
+    apply_one::<NetworkPolicy>(client, cluster, &desired, None).await
 }
 
 async fn apply_one<K>(

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod names;
 pub mod nodes;
+pub mod policy;
 pub mod secret;
 pub mod services;
 
@@ -37,7 +38,8 @@ pub fn objects(cluster: &ValidCluster) -> Objects {
     }
 }
 
-fn fingerprinted<K: Resource + Serialize>(mut object: K) -> K {
+/// An object with its fingerprint.
+pub(crate) fn fingerprinted<K: Resource + Serialize>(mut object: K) -> K {
     let text = serde_json::to_string(&object).expect("a Kubernetes object serializes");
     object.annotations_mut().insert(FINGERPRINT.to_owned(), format!("{:016x}", fnv1a(text.as_bytes())));
     object

@@ -12,7 +12,8 @@
 //! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
 //! | (core) | services | get, list, watch, create, patch | server-side apply |
 //! | `policy` | poddisruptionbudgets | get, list, watch, create, patch | server-side apply |
-//! | (core) | secrets | get, create | the peer token, made once |
+//! | (core) | secrets | get, create | the peer token, made once; read for the page where clients need tokens |
+//! | `networking.k8s.io` | networkpolicies | get, create, patch | server-side apply, where the operator makes policies |
 //! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
 //! | (core) | pods/status | patch | the readiness gate: whether the leader counts the pod's copy |
 //! | `events.k8s.io` | events | create, patch | what happened |
@@ -41,7 +42,7 @@ use tokio::{
 
 use crate::{
     apply::{self, ApplyError, StatusRecord},
-    build::{self, names},
+    build::{self, names, policy},
     counted,
     crd::KvCluster,
     decide::{self, Presence, Roll},
@@ -62,6 +63,8 @@ const RECONCILE_TIMEOUT: Duration = Duration::from_secs(20);
 const TOKEN_CHECK: Duration = Duration::from_secs(60);
 /// The same while a pod has not started.
 const URGENT_TOKEN_CHECK: Duration = Duration::from_secs(2);
+/// How often the NetworkPolicy is looked after, where there is one.
+const POLICY_CHECK: Duration = Duration::from_secs(60);
 /// First and longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -81,6 +84,8 @@ pub struct Context {
     pub news: News,
     /// Image of nodes whose KvCluster names none.
     pub node_image: String,
+    /// Whom NetworkPolicies let reach nodes; none: none are made.
+    pub policy: Option<policy::Allowed>,
     /// What is remembered of each KvCluster, by uid.
     pub memories: std::sync::Mutex<HashMap<String, Arc<Mutex<ClusterMemory>>>>,
 }
@@ -93,6 +98,8 @@ pub struct ClusterMemory {
     peer: Option<PeerAccess>,
     failures: u32,
     refusal: Option<String>,
+    /// When its NetworkPolicy was looked at.
+    policy_checked: Option<Instant>,
     /// Whether it was left alone when it was last looked at.
     paused: bool,
 }
@@ -226,6 +233,7 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let nodes = observe::known_nodes(&valid, &observed);
     // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
     let client = peer_client(context, &valid, &nodes, memory).await?;
+    look_after_policy(context, &valid, memory).await?;
     apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
     let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
@@ -282,6 +290,20 @@ async fn refuse(
         apply::patch_status(&context.client, cluster, &status).await?;
     }
     Ok(Action::await_change())
+}
+
+/// Before there are pods that it is for.
+async fn look_after_policy(
+    context: &Context,
+    cluster: &ValidCluster,
+    memory: &mut ClusterMemory,
+) -> Result<(), ReconcileError> {
+    let Some(allowed) = &context.policy else { return Ok(()) };
+    if memory.policy_checked.is_none_or(|checked| checked.elapsed() >= POLICY_CHECK) {
+        apply::network_policy(&context.client, cluster, allowed).await?;
+        memory.policy_checked = Some(Instant::now());
+    }
+    Ok(())
 }
 
 async fn peer_client(

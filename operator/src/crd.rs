@@ -136,6 +136,25 @@ pub struct KvClusterSpec {
             .message("compressAbove must be 256 to 4194304 bytes: leave it out to compress nothing")
     )]
     pub compress_above: Option<i32>,
+
+    /// Tokens that clients have to present. Without it whoever reaches the nodes may read and write. Setting or removing
+    /// it replaces the pods one by one; what changes in the Secret takes effect without that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_tokens: Option<ClientTokens>,
+}
+
+/// Where the tokens of clients are.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientTokens {
+    /// Name of a Secret in the KvCluster's namespace with the keys `read` and `write`: the tokens of clients that may
+    /// only read and of those that may read and write, one a line.
+    #[schemars(length(max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("clientTokens.secretName must be the name of a Secret: a-z, 0-9, '-' and '.'")
+    )]
+    pub secret_name: String,
 }
 
 /// A range of durations, such as `{min: 10ms, max: 150ms}`.
@@ -466,6 +485,8 @@ mod tests {
     #[case(json!({"storage": {"type": "Persistent"}}), "storage.size is missing")]
     #[case(json!({"storage": {"type": "Persistent", "size": "big"}}), "storage.size must be a quantity")]
     #[case(json!({"storage": {"type": "Persistent", "size": "0"}}), "storage.size must be a quantity")]
+    #[case(json!({"clientTokens": {"secretName": ""}}), "clientTokens.secretName must be the name of a Secret")]
+    #[case(json!({"clientTokens": {"secretName": "A_b"}}), "clientTokens.secretName must be the name of a Secret")]
     #[case(json!({"compressAbove": 255}), "compressAbove must be 256 to 4194304")]
     #[case(json!({"compressAbove": 4_194_305}), "compressAbove must be 256 to 4194304")]
     fn a_wrong_spec_is_refused_with_what_to_change(#[case] spec: serde_json::Value, #[case] message: &str) {
@@ -482,6 +503,7 @@ mod tests {
     #[case(json!({"followers": 1, "writeQuorum": 1}))]
     #[case(json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}))]
     #[case(json!({"compressAbove": 65_536}))]
+    #[case(json!({"clientTokens": {"secretName": "demo.tokens-1"}}))]
     fn a_right_spec_is_accepted(#[case] spec: serde_json::Value) {
         cluster(spec).validate_cel().expect("accepted");
     }

@@ -47,6 +47,8 @@ pub struct NodeView {
     pub state: Option<NodeState>,
     /// Whether it was made from an older description than the present one.
     pub outdated: bool,
+    /// Whether it runs and does not take the manager's token: it is there, and cannot be asked what it is.
+    pub refuses_token: bool,
 }
 
 /// All that the decisions look at.

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use quorumkv_api::{
     NodeId,
     client::{CallError, PeerClient},
-    peer::{Member, MembersRequest, NodeState, PeerAddress},
+    peer::{Member, MembersRequest, NodeState, PeerAddress, Refusal},
 };
 use tokio::time::Instant;
 
@@ -48,6 +48,8 @@ pub struct Memory {
     failed_elections: u32,
     next_election: Option<Instant>,
     settings_refusal: Option<String>,
+    /// Whether every node that runs refused the token in the last pass.
+    locked_out: bool,
     /// Since when this node is wished for as leader.
     wish: Option<(NodeId, Instant)>,
     /// What became of a pass that ended before it could tell.
@@ -83,6 +85,17 @@ impl Pass {
             silent_probes: 0,
             waiting_for: Duration::ZERO,
         }
+    }
+
+    /// The nodes that run and do not take the manager's token.
+    pub fn refusing(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter().filter(|view| view.refuses_token).map(|view| &view.address.node)
+    }
+
+    /// Whether no node says what it is, and all that answer refuse the manager's token.
+    #[must_use]
+    pub fn is_locked_out(&self) -> bool {
+        self.refusing().next().is_some() && self.nodes.iter().all(|view| view.state.is_none())
     }
 
     /// How long to wait before the next pass: short while something is under way.
@@ -149,6 +162,15 @@ async fn act<P: Platform>(
     pass: &mut Pass,
     memory: &mut Memory,
 ) -> Result<(), PassError> {
+    if pass.is_locked_out() {
+        // Nobody would promise anything either. What leads goes on leading, and is left alone.
+        if !std::mem::replace(&mut memory.locked_out, true) {
+            tracing::warn!("every node refuses the token");
+            pass.happenings.push(Happening::LockedOut { nodes: pass.refusing().count() });
+        }
+        return Ok(());
+    }
+    memory.locked_out = false;
     pass.leadership = decide::leadership(&memory.situation(store, pass));
     pass.roll = decide::roll(&memory.situation(store, pass), &pass.leadership);
     if handover::switch_over(platform, client, store, pass, memory).await? {
@@ -175,18 +197,20 @@ async fn act<P: Platform>(
 /// Asks every node that can be there what it is.
 async fn probe(client: &PeerClient, nodes: Vec<KnownNode>) -> Vec<NodeView> {
     join_all(nodes.into_iter().map(async |KnownNode { address, presence, outdated }| {
-        let state = match presence {
+        let answer = match presence {
             Presence::Absent | Presence::NotRunning => None,
-            Presence::Running | Presence::Stopping => client.state(&address.peer_url).await.map_or_else(
-                |error| {
-                    tracing::debug!(node = %address.node, %error, "no state");
-                    None
-                },
-                // Another node may have got the address of one that is gone.
-                |state| (state.node == address.node).then_some(state),
-            ),
+            Presence::Running | Presence::Stopping => Some(client.state(&address.peer_url).await),
         };
-        NodeView { address, presence, state, outdated }
+        if let Some(Err(error)) = &answer {
+            tracing::debug!(node = %address.node, %error, "no state");
+        }
+        let refuses_token = matches!(
+            &answer,
+            Some(Err(CallError::Refused { refusal, .. })) if refusal.reason == Refusal::Unauthorized
+        );
+        // Another node may have got the address of one that is gone.
+        let state = answer.and_then(Result::ok).filter(|state| state.node == address.node);
+        NodeView { address, presence, state, outdated, refuses_token }
     }))
     .await
 }

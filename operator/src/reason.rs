@@ -62,6 +62,8 @@ reasons! {
     ForeignObject true,
     /// The Secret with the peer token holds none.
     NoToken true,
+    /// Every node that answers refuses the operator's token.
+    NodesRefuseToken true,
     /// The record in the status cannot be understood.
     UnreadableRecord true,
     /// The store is left alone from now on.

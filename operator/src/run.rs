@@ -33,13 +33,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    build::names,
+    build::{names, policy::Allowed},
     controller::{self, Context},
     crd::KvCluster,
     health::{self, Readiness},
     metrics::Metrics,
     observe::Caches,
-    page::{self, Hosts, News, Page, kubernetes::Kubernetes},
+    page::{
+        self, Hosts, News, Page,
+        kubernetes::{Kubernetes, Tokens},
+    },
     telemetry::LogFormat,
     watching,
 };
@@ -78,6 +81,12 @@ pub struct RunArgs {
     /// Host names under which the page is served, besides localhost and addresses
     #[arg(long, env = "PAGE_HOSTS", value_delimiter = ',')]
     pub page_hosts: Vec<String>,
+    /// Make a NetworkPolicy for each KvCluster
+    #[arg(long, env = "NETWORK_POLICIES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub network_policies: bool,
+    /// Namespaces whose pods those policies let reach the nodes' client port, besides each store's own; by default all
+    #[arg(long, env = "CLIENT_NAMESPACES", value_delimiter = ',')]
+    pub client_namespaces: Vec<String>,
     /// How log lines look
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -237,6 +246,7 @@ fn page(
             caches: caches.clone(),
             node_image: args.node_image.clone(),
             allow_changes: args.page_allow_changes,
+            tokens: Tokens::default(),
         };
         let http = page::http_client().map_err(|error| RunError::Page(Box::new(error)))?;
         let page = Page::new(Arc::new(source), news.clone(), http, stop.clone());
@@ -377,6 +387,11 @@ async fn control(
         metrics,
         news,
         node_image: args.node_image.clone(),
+        policy: args.network_policies.then(|| Allowed {
+            operator_namespace: args.pod_namespace.clone(),
+            // An empty variable is no namespace.
+            client_namespaces: args.client_namespaces.iter().filter(|name| !name.is_empty()).cloned().collect(),
+        }),
         memories: std::sync::Mutex::new(HashMap::new()),
     });
     Controller::for_stream(stream, clusters)

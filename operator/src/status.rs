@@ -16,11 +16,15 @@ use crate::{
     decide::{self, Leadership, Presence, Roll, Situation},
     manage::Pass,
     pause,
+    reason::Reason,
     validate::Store,
 };
 
 /// Condition of a store that is left alone. It is there only meanwhile.
 const PAUSED: &str = "Paused";
+
+/// Reason of conditions while the nodes answer the operator with 401.
+const NODES_REFUSE_TOKEN: &str = Reason::NodesRefuseToken.as_str();
 
 /// All that there are.
 pub const CONDITIONS: [&str; 5] = ["Ready", "Progressing", "Degraded", "QuorumAvailable", PAUSED];
@@ -115,6 +119,7 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
             Some(follower) if follower.connected && follower.counted && follower.caught_up => None,
             Some(follower) if follower.connected && follower.caught_up => Some("is about to be counted"),
             Some(follower) if follower.connected => Some("is catching up"),
+            _ if view.is_some_and(|view| view.refuses_token) => Some("refuses the operator's token"),
             _ if view.is_some_and(|view| view.state.is_none()) => Some("does not answer"),
             _ => Some("is not connected to the leader"),
         }
@@ -134,7 +139,21 @@ fn missing(pass: &Pass, shortfall: &Shortfall) -> String {
     }
 }
 
+/// That every node which answers refuses the token, which is not the silence that it would look like.
+fn locked_out(pass: &Pass) -> Option<String> {
+    let names = pass.refusing().map(|node| node.0.as_str()).collect::<Vec<_>>().join(", ");
+    pass.is_locked_out().then(|| {
+        format!(
+            "Refused with 401 by {names}: the nodes started with another token than the Secret holds now. Put the old \
+             one back into it; docs/events.md says what else can be done"
+        )
+    })
+}
+
 fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict, unready: &[String]) -> Verdict {
+    if let Some(message) = locked_out(pass) {
+        return Verdict::new(false, NODES_REFUSE_TOKEN, message);
+    }
     match &pass.leadership {
         Leadership::Short(shortfall) => return Verdict::new(false, "TooFewMembers", missing(pass, shortfall)),
         Leadership::Elect(reason) => {
@@ -170,6 +189,7 @@ fn pending(pass: &Pass) -> String {
 
 fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &[String]) -> Verdict {
     match &pass.leadership {
+        _ if pass.is_locked_out() => Verdict::new(false, NODES_REFUSE_TOKEN, "No node can be asked anything"),
         Leadership::Short(_) => Verdict::new(false, "Waiting", "Waiting for missing nodes"),
         Leadership::Elect(_) | Leadership::Reset | Leadership::Suspect => {
             Verdict::new(true, "Electing", "A leader is being elected")
@@ -187,6 +207,9 @@ fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &
 }
 
 fn degraded(pass: &Pass, quorum: &Verdict, unready: &[String]) -> Verdict {
+    if let Some(message) = locked_out(pass) {
+        return Verdict::new(true, NODES_REFUSE_TOKEN, message);
+    }
     match &pass.leadership {
         Leadership::Short(shortfall) => Verdict::new(true, "TooFewMembers", missing(pass, shortfall)),
         Leadership::Active if !quorum.holds => Verdict::new(true, "TooFewFollowers", quorum.message.clone()),
@@ -425,6 +448,26 @@ mod tests {
         assert!(ready.holds && ready.message.contains("n4 is absent"), "{}", ready.message);
         assert!(degraded.holds && degraded.message.contains("n4 is absent"), "{}", degraded.message);
         assert_eq!(ready_followers, 4);
+    }
+
+    #[test]
+    fn nodes_that_refuse_the_token_are_not_taken_for_silent_ones() {
+        let locked_out = |scene: &mut Scene| {
+            (0..6).for_each(|n| scene.silence(n));
+            (0..5).for_each(|n| scene.nodes[n].refuses_token = true);
+        };
+        let Summary { ready, degraded, progressing, quorum_available, .. } = summary(locked_out, Leadership::Suspect);
+        assert_eq!((ready.holds, ready.reason), (false, "NodesRefuseToken"));
+        assert_eq!((degraded.holds, degraded.reason), (true, "NodesRefuseToken"));
+        assert!(!progressing.holds && !quorum_available.holds);
+        assert!(ready.message.contains("401") && ready.message.contains("n0, n1, n2, n3, n4:"), "{}", ready.message);
+        let one = |scene: &mut Scene| {
+            scene.silence(4);
+            scene.nodes[4].refuses_token = true;
+            scene.seen(4).connected = false;
+        };
+        let ready = summary(one, Leadership::Active).ready;
+        assert!(ready.holds && ready.message.contains("n4 refuses the operator's token"), "{}", ready.message);
     }
 
     #[test]

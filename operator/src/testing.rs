@@ -64,6 +64,7 @@ impl Scene {
             members: members.clone(),
         };
         let nodes = (0..6).map(|n| NodeView {
+            refuses_token: false,
             address: address(n),
             presence: Presence::Running,
             state: Some(state(n)),

@@ -97,6 +97,8 @@ pub struct PodOptions {
     pub annotations: BTreeMap<String, String>,
     /// From which size on nodes compress frames to followers, in bytes; none: never.
     pub compress_above: Option<i32>,
+    /// Name of the Secret with the tokens of clients; none: they need none.
+    pub client_tokens: Option<String>,
 }
 
 /// Why a KvCluster cannot be built. Each message says what to change.
@@ -119,6 +121,9 @@ pub enum InvalidCluster {
     /// The settings contradict each other.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
+    /// Nobody but Kubernetes can read the Secret.
+    #[error("clientTokens names a Secret, which only Kubernetes has: leave it out where the nodes are local processes")]
+    NoSecrets,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
     Identity,
@@ -157,6 +162,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         topology_spread_constraints,
         pod_annotations,
         compress_above,
+        client_tokens,
     } = cluster.spec.clone();
     let store = Store {
         nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
@@ -176,6 +182,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         topology_spread_constraints,
         annotations: pod_annotations,
         compress_above,
+        client_tokens: client_tokens.map(|tokens| tokens.secret_name),
     };
     Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods })
 }
@@ -186,6 +193,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
 /// See [`InvalidCluster`].
 pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Result<Store, InvalidCluster> {
     cluster.validate_cel().map_err(InvalidCluster::Rule)?;
+    if cluster.spec.client_tokens.is_some() {
+        return Err(InvalidCluster::NoSecrets);
+    }
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
     let nodes = (0..=followers).map(name).collect();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, bail};
 use quorumkv_api::lab::StatusReply;
+use quorumkv_inspect::token;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -32,11 +33,20 @@ impl LabClient {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn new(timeout: Duration) -> anyhow::Result<Self> {
+        Self::presenting(timeout, None)
+    }
+
+    /// The same with a token for nodes that ask for one.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up, or the token cannot be sent.
+    pub fn presenting(timeout: Duration, token: Option<&str>) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(timeout)
             .tcp_nodelay(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
+            .default_headers(token::headers(token)?)
             .build()
             .context("an HTTP client")?;
         Ok(Self { http })

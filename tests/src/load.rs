@@ -63,6 +63,7 @@ pub struct Target {
     nodes: Arc<Vec<String>>,
     leader: watch::Sender<String>,
     translation: Option<Translation>,
+    token: Option<String>,
 }
 
 impl Target {
@@ -73,7 +74,14 @@ impl Target {
             nodes: Arc::new(nodes.into_iter().map(Into::into).collect()),
             leader: watch::Sender::new(leader.into()),
             translation: None,
+            token: None,
         }
+    }
+
+    /// What clients present, where the nodes ask for a token.
+    #[must_use]
+    pub fn presenting(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// Where nodes are reached under other URLs than they advertise (through forwarded ports): `translate`
@@ -229,7 +237,7 @@ impl Load {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn start(self) -> anyhow::Result<Running> {
-        let client = LabClient::new(self.timeout)?;
+        let client = LabClient::presenting(self.timeout, self.target.token.as_deref())?;
         let shared = Arc::new(Shared {
             run: rand::random(),
             began: Instant::now(),

@@ -24,9 +24,11 @@ mod e2e {
     pub(crate) mod failures;
     pub(crate) mod install;
     pub(crate) mod isolation;
+    pub(crate) mod locks;
     pub(crate) mod machines;
     pub(crate) mod operators;
     pub(crate) mod page;
+    pub(crate) mod permissions;
     pub(crate) mod plugin;
     pub(crate) mod quiet;
     pub(crate) mod refusals;
@@ -44,8 +46,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, machines, operators, page, plugin, quiet, refusals, service, settings, shown,
-    storage, switchover, upgrade, world::World,
+    chaos, failures, install, isolation, locks, machines, operators, page, permissions, plugin, quiet, refusals, service,
+    settings, shown, storage, switchover, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -73,6 +75,8 @@ fn main() -> ExitCode {
         machines::pods_spread_over_the_machines,
         install::kubectl_shows_the_columns,
         install::nothing_runs_with_more_rights_than_it_needs,
+        permissions::operator_and_nodes_may_do_what_is_listed_and_nothing_else,
+        permissions::network_policies_are_such_as_the_api_server_takes,
         refusals::wrong_specs_are_refused_with_what_to_change,
         refusals::changes_that_cannot_be_made_are_refused,
         service::a_write_through_the_service_is_read_from_every_follower,
@@ -95,6 +99,8 @@ fn main() -> ExitCode {
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         plugin::kubectl_kvc_does_what_it_says,
+        locks::clients_need_a_token_of_the_secret_and_tools_find_it,
+        locks::nodes_that_refuse_the_operators_token_are_told_of,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,

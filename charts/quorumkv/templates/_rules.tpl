@@ -22,6 +22,11 @@
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create]
+{{- if .Values.networkPolicy.enabled }}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+{{- end }}
 # The role label is set on pods, and a pod is replaced by deleting it.
 - apiGroups: [""]
   resources: [pods]

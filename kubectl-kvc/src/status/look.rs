@@ -39,7 +39,7 @@ struct Routes {
 
 impl<To: Reach> Looker<To> {
     pub(super) async fn new(target: &Target, reach: To) -> Result<Self, Failure> {
-        let http = nodes::http(ANSWER_LIMIT)?;
+        let http = nodes::http(ANSWER_LIMIT, target.token.as_deref())?;
         let secrets: Api<Secret> = Api::namespaced(target.client.clone(), &target.namespace);
         let secret = secrets.get_opt(&names::token_secret(&target.name)).await.ok().flatten();
         let token = secret.and_then(|secret| secret::token_in(&secret));

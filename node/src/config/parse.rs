@@ -55,3 +55,12 @@ pub(super) fn parse_compression(text: &str) -> Result<Compression, String> {
         _ => Err(format!("write a number of bytes from {SMALLEST} to {MAX_PAYLOAD_BYTES}, or off")),
     }
 }
+
+/// Connections are looked at once in a while only, which a shorter time would not be told from.
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let duration = parse_seconds(text)?;
+    if duration < Duration::from_secs(1) {
+        return Err("write at least one second".to_owned());
+    }
+    Ok(duration)
+}

@@ -26,6 +26,8 @@ fn without_any_flag_a_node_is_a_follower_on_the_documented_ports() {
     assert!(config.static_leader.is_none());
     assert!(config.advertise_url.ends_with(":5000"), "{}", config.advertise_url);
     assert_eq!(config.worker_threads, 1);
+    assert_eq!(config.limits, Limits::default());
+    assert!(!config.client_tokens.are_asked_for());
 }
 
 #[test]
@@ -88,6 +90,14 @@ fn compression_begins_at_a_size_or_never(#[case] value: &str, #[case] expected: 
 #[case(&["--delay-seed=dice"], &["DELAY_SEED", "dice"])]
 #[case(&["--compress-above=all"], &["COMPRESS_ABOVE", "'all'", "256 to 4194304", "off"])]
 #[case(&["--compress-above=255"], &["COMPRESS_ABOVE", "'255'", "256 to 4194304"])]
+#[case(&["--max-connections=0"], &["MAX_CONNECTIONS", "'0'", "1..=1000000"])]
+#[case(&["--max-peer-connections=4"], &["MAX_PEER_CONNECTIONS", "'4'", "16..=1000000"])]
+#[case(&["--max-waiting-writes=0"], &["MAX_WAITING_WRITES", "'0'", "1..=10000000"])]
+#[case(&["--max-waiting-bytes=1"], &["MAX_WAITING_BYTES", "'1'", "2097152.."])]
+#[case(&["--head-timeout=10ms"], &["HEAD_TIMEOUT", "10ms", "at least one second"])]
+#[case(&["--idle-timeout=never"], &["IDLE_TIMEOUT", "never", "seconds"])]
+#[case(&["--read-token-file=a"], &["--write-token-file"])]
+#[case(&["--write-token-file=/nonexistent"], &["WRITE_TOKEN_FILE=/nonexistent", "cannot be read"])]
 #[case(&["--peer-token=a", "--peer-token-file=b"], &["--peer-token", "cannot be used with"])]
 #[case(&["--node-id=two words"], &["NODE_ID", "two words"])]
 #[case(&["--peer-token="], &["PEER_TOKEN", "one line"])]

@@ -14,7 +14,8 @@ use quorumkv_protocol::{Entry, LeaderMessage, Micros, StreamId};
 
 use super::Driver;
 use crate::{
-    handle::{Command, PeerRequest, StorageFull},
+    handle::{Command, NotTaken, PeerRequest},
+    limits::Limits,
     storage::{Room, Storage},
 };
 
@@ -71,6 +72,10 @@ impl<S: Storage> Driver<S> {
             self.take(command, now);
             return;
         };
+        if self.is_overloaded(&command, bytes) {
+            self.refuse(command, NotTaken::Overloaded);
+            return;
+        }
         let streamed = matches!(command, Command::FromLeader { .. });
         // On a stream nothing overtakes what came before.
         let behind = streamed && self.admission.is_stream_waiting();
@@ -81,7 +86,7 @@ impl<S: Storage> Driver<S> {
             }
             Room::Enough | Room::Soon | Room::Full if streamed => self.admission.waiting.push_back(command),
             Room::Soon if self.admission.waiting.len() < WAITING_WRITES => self.admission.waiting.push_back(command),
-            Room::Enough | Room::Soon | Room::Full => self.refuse(command),
+            Room::Enough | Room::Soon | Room::Full => self.refuse(command, NotTaken::StorageFull),
         }
     }
 
@@ -106,13 +111,29 @@ impl<S: Storage> Driver<S> {
         }
     }
 
-    fn refuse(&mut self, command: Command) {
-        self.handle.metrics.write_refused_for_room();
+    /// Whether so many writes of clients wait for their answers that this one would have to wait for them. What comes
+    /// while nothing waits is taken, however large.
+    fn is_overloaded(&self, command: &Command, bytes: usize) -> bool {
+        let writes = match command {
+            Command::Write { .. } => 1,
+            Command::Batch { writes } => writes.len(),
+            _ => return false,
+        };
+        let waiting = self.writes.len();
+        let Limits { waiting_writes, waiting_bytes, .. } = self.limits;
+        waiting > 0 && (waiting + writes > waiting_writes || self.waiting_bytes + bytes > waiting_bytes)
+    }
+
+    fn refuse(&mut self, command: Command, why: NotTaken) {
+        match why {
+            NotTaken::StorageFull => self.handle.metrics.write_refused_for_room(),
+            NotTaken::Overloaded => self.handle.metrics.write_refused_for_load(),
+        }
         match command {
-            Command::Write { answer, .. } => drop(answer.send(Err(StorageFull))),
-            Command::Batch { writes } => writes.into_iter().for_each(|(_, answer)| drop(answer.send(Err(StorageFull)))),
+            Command::Write { answer, .. } => drop(answer.send(Err(why))),
+            Command::Batch { writes } => writes.into_iter().for_each(|(_, answer)| drop(answer.send(Err(why)))),
             Command::Peer { answer, .. } => {
-                let error = StorageFull.to_string();
+                let error = why.to_string();
                 drop(answer.send(Err(PeerError { error, reason: Refusal::Unavailable, promised: Epoch(0) })));
             }
             _ => unreachable!("only these ask for room and can be refused"),

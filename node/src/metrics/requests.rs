@@ -50,13 +50,18 @@ pub enum Port {
     Client,
     /// For managers and other nodes.
     Peer,
+    /// For Prometheus.
+    Metrics,
 }
 
 impl Port {
-    const fn name(self) -> &'static str {
+    /// Its name in labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Peer => "peer",
+            Self::Metrics => "metrics",
         }
     }
 }

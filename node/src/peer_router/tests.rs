@@ -17,6 +17,8 @@ use crate::{
     storage::Memory,
 };
 
+mod fuzz;
+
 /// The peer port of a lone node with a real core.
 fn node(token: Option<&str>) -> Router {
     counted_node(token).0
@@ -146,19 +148,46 @@ async fn what_cannot_be_done_is_refused_for_people_and_programs(
     assert!(refusal.error.contains(expected), "{expected:?} is missing in {refusal}");
 }
 
-#[rstest]
-#[case("/state")]
-#[case("/stream")]
-#[case("/nothing")]
 #[tokio::test]
-async fn every_route_needs_the_token_where_one_is_configured(#[case] path: &str) {
-    let node = node(Some("secret"));
-    let (status, body) = call(&node, Request::get(path).body(Body::empty()).expect("a request")).await;
-    let refusal: PeerError = serde_json::from_slice(&body).expect("a refusal");
-    assert_eq!((status, refusal.reason), (StatusCode::UNAUTHORIZED, Refusal::Unauthorized));
-    let with_token = Request::get(path).header(header::AUTHORIZATION, "Bearer secret");
-    let (status, _) = call(&node, with_token.body(Body::empty()).expect("a request")).await;
-    assert_ne!(status, StatusCode::UNAUTHORIZED);
+async fn nobody_gets_anywhere_without_the_token() {
+    let (node, driver) = counted_node(Some("secret"));
+    let body = r#"{"epoch":9}"#;
+    let mut fenced = false;
+    let ask = async |method: &str, path: &str, presented: &[&str]| {
+        let mut request = Request::builder().method(method).uri(path);
+        for value in presented {
+            request = request.header(header::AUTHORIZATION, *value);
+        }
+        // Also as a leader asks for a stream.
+        let request = request.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, PROTOCOL);
+        call(&node, request.body(Body::from(body)).expect("a request")).await
+    };
+    let paths = ROUTES.iter().map(|(path, _)| *path).chain(["/", "/nothing", "/recover?epoch=0"]);
+    for path in paths {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let wrong: [&[&str]; 8] = [
+                &[],
+                &["Bearer guess"],
+                &["Bearer secret2"],
+                &["Bearer secre"],
+                &["Bearer "],
+                &["secret"],
+                &["Basic secret"],
+                &["Bearer secret", "Bearer guess"],
+            ];
+            for presented in wrong {
+                let (status, body) = ask(method, path, presented).await;
+                assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} {presented:?}");
+                let refusal: PeerError = serde_json::from_slice(&body).expect("a refusal");
+                assert_eq!(refusal.reason, Refusal::Unauthorized);
+                let promised = driver.inspect().await.expect("it runs").state.promised;
+                assert!(promised == Epoch(0) || fenced, "{method} {path} {presented:?} changed something");
+            }
+            fenced |= (method, path) == ("POST", "/fence");
+            let (status, _) = ask(method, path, &["Bearer secret"]).await;
+            assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+    }
 }
 
 #[tokio::test]

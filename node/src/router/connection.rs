@@ -15,9 +15,9 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, connect_info::Connected},
+    extract::{ConnectInfo, FromRequestParts},
     http::request::Parts,
-    serve::{IncomingStream, Listener},
+    serve::Listener,
 };
 use quorumkv_api::lab::Role;
 use tokio::net::{TcpListener, TcpStream};
@@ -62,12 +62,6 @@ impl Listener for Undelayed {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, Undelayed>> for Connection {
-    fn connect_info(_: IncomingStream<'_, Undelayed>) -> Self {
-        Self::default()
     }
 }
 

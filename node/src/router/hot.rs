@@ -11,32 +11,30 @@
 use std::{
     io::{self, Cursor},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use axum::{
     Router,
-    body::Body,
-    extract::ConnectInfo,
-    http::{HeaderMap, Method, Request, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, join},
     net::{TcpListener, TcpStream},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
 use tracing::debug;
 
 use self::{
     answer::Answers,
-    request::{Hot, Seen, look_at},
+    request::{Hot, Seen, Wanted, has_head, look_at},
 };
-use super::{ClientPort, Connection, Undelayed, reads, writes};
+use super::{ClientPort, Connection, Undelayed, busy, reads, writes};
 use crate::{
     answer::{ApiError, panicked},
+    auth::Access,
+    connections::{Door, Phase, Pulse, Seat, http},
     handle::Begun,
     metrics::requests::{Port, RouteMetrics, UnderWay},
 };
@@ -57,9 +55,18 @@ const WRITE_BYTES: usize = 64 * 1024;
 const MOST_UNDER_WAY: usize = 256;
 
 /// Serves clients until `until` is cancelled, and then until every request under way is answered.
-pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, port: ClientPort, door: Arc<Door>, until: CancellationToken) {
+    let watching = Arc::clone(&door).watch();
+    tokio::select! {
+        biased;
+        () = accept(listener, port, door, until) => {}
+        () = watching => {}
+    }
+}
+
+async fn accept(listener: TcpListener, port: ClientPort, door: Arc<Door>, until: CancellationToken) {
     let mut listener = Undelayed(listener);
-    let router = super::router(port.clone());
+    let routers = Routers { all: super::router(port.clone()), busy: busy::router(port.clone()) };
     let requests = &port.driver.metrics.requests;
     let routes = Routes {
         set: requests.route(Port::Client, &Method::POST, "/set"),
@@ -72,14 +79,17 @@ pub(crate) async fn serve(listener: TcpListener, port: ClientPort, until: Cancel
             () = until.cancelled() => break,
             accepted = axum::serve::Listener::accept(&mut listener) => accepted,
         };
-        let (port, router, until, routes) = (port.clone(), router.clone(), until.clone(), routes.clone());
-        connections.spawn(async move {
-            let client = Client { port, connection: Connection::default(), until, routes };
+        let Some(seat) = door.enter(&tcp) else { continue };
+        let pulse = Arc::clone(seat.pulse());
+        let (port, routers, until, routes) = (port.clone(), routers.clone(), until.clone(), routes.clone());
+        let task = connections.spawn(async move {
+            let client = Client { port, connection: Connection::default(), until, routes, seat };
             // A client may go at any time, and nobody else has to know.
-            if let Err(error) = client.serve(tcp, router).await {
+            if let Err(error) = client.serve(tcp, routers).await {
                 debug!(%error, "a connection broke");
             }
         });
+        pulse.belongs_to(task.abort_handle());
     }
     drop(listener);
     connections.close();
@@ -99,18 +109,30 @@ struct Routes {
     get: RouteMetrics,
 }
 
+/// Who goes on with a connection.
+#[derive(Clone)]
+struct Routers {
+    all: Router,
+    /// For connections beyond the limit.
+    busy: Router,
+}
+
 /// One connection.
 struct Client {
     port: ClientPort,
     connection: Connection,
     until: CancellationToken,
     routes: Routes,
+    seat: Seat,
 }
 
 impl Client {
-    async fn serve(self, mut tcp: TcpStream, router: Router) -> io::Result<()> {
+    async fn serve(self, mut tcp: TcpStream, routers: Routers) -> io::Result<()> {
+        if self.seat.pulse().is_beyond() {
+            return self.hand_over(tcp, Vec::new(), routers.busy).await.map_err(io::Error::other);
+        }
         match self.answer_hot(&mut tcp).await? {
-            Some(unread) => self.hand_over(tcp, unread, router).await.map_err(io::Error::other),
+            Some(unread) => self.hand_over(tcp, unread, routers.all).await.map_err(io::Error::other),
             None => tcp.shutdown().await,
         }
     }
@@ -121,6 +143,7 @@ impl Client {
         let mut input = Vec::with_capacity(READ_BYTES);
         let mut answers = Answers::default();
         let mut cancelled = std::pin::pin!(self.until.cancelled());
+        let pulse = self.seat.pulse();
         loop {
             input.reserve(READ_BYTES);
             let read = if input.is_empty() {
@@ -135,17 +158,26 @@ impl Client {
             if read == 0 {
                 return Ok(None);
             }
+            let (before, continued) = (pulse.now(), read < input.len());
+            pulse.set(Phase::Working);
             let (taken, cold) = self.answer_read(&input, &mut answers, tcp).await?;
-            write(tcp, &mut answers).await?;
+            write(tcp, &mut answers, pulse).await?;
             if answers.is_last_given() {
                 return Ok(None);
             }
             input.drain(..taken);
+            let missing = if has_head(&input) { Phase::Body } else { Phase::Head };
+            match (input.is_empty(), continued && taken == 0) {
+                (true, _) => {
+                    pulse.set(Phase::Idle);
+                    input.shrink_to(KEPT_BYTES);
+                }
+                // What trickles in does not begin anew with every byte.
+                (false, true) => pulse.still(before, missing),
+                (false, false) => pulse.set(missing),
+            }
             if cold {
                 return Ok(Some(input));
-            }
-            if input.is_empty() {
-                input.shrink_to(KEPT_BYTES);
             }
         }
     }
@@ -163,11 +195,15 @@ impl Client {
             };
             taken += bytes;
             self.connection.note(&self.port);
-            match hot {
-                Hot::Set(body) => under_way.push((self.routes.set.begin(), self.begin(body).await)),
-                Hot::Get(key) => {
+            let Hot { asked, authorization } = hot;
+            match asked {
+                Wanted::Set(body) => {
+                    let request = self.routes.set.begin();
+                    under_way.push((request, self.begin(body, authorization).await));
+                }
+                Wanted::Get(key) => {
                     self.settle(&mut under_way, answers).await;
-                    self.get(key, answers).await;
+                    self.get(key, authorization, answers).await;
                 }
             }
             if under_way.len() >= MOST_UNDER_WAY {
@@ -177,15 +213,18 @@ impl Client {
                 break false;
             }
             if answers.bytes() >= WRITE_BYTES {
-                write(tcp, answers).await?;
+                write(tcp, answers, self.seat.pulse()).await?;
             }
         };
         self.settle(&mut under_way, answers).await;
         Ok((taken, cold))
     }
 
-    async fn begin(&self, body: &[u8]) -> Result<Begun, Refused> {
-        let wish = guarded(|| writes::wish(&HeaderMap::new(), body).map(writes::Wish::operation))?;
+    async fn begin(&self, body: &[u8], authorization: Option<&[u8]>) -> Result<Begun, Refused> {
+        let wish = guarded(|| {
+            self.port.allows(authorization, Access::Write)?;
+            writes::wish(&HeaderMap::new(), body).map(writes::Wish::operation)
+        })?;
         Ok(self.port.driver.begin_write(wish).await)
     }
 
@@ -208,10 +247,13 @@ impl Client {
         }
     }
 
-    async fn get(&self, key: &str, answers: &mut Answers) {
+    async fn get(&self, key: &str, authorization: Option<&[u8]>, answers: &mut Answers) {
         let closing = self.until.is_cancelled();
         let request = self.routes.get.begin();
-        let found = guarded(|| reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default()));
+        let found = guarded(|| {
+            self.port.allows(authorization, Access::Read)?;
+            reads::found(&self.port.driver, &self.connection, key, &reads::ReadQuery::default())
+        });
         request.answered(status(&found));
         match found {
             Ok(found) => answers.put_json(closing, |body| reads::put_found(body, key, &found)),
@@ -221,26 +263,23 @@ impl Client {
 
     /// Lets hyper and the router go on with a connection of which `unread` was read.
     async fn hand_over(self, tcp: TcpStream, unread: Vec<u8>, router: Router) -> hyper::Result<()> {
-        let Self { port: _, connection, until, routes: _ } = self;
-        let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(connection.clone()));
-            router.clone().oneshot(request)
-        });
+        let Self { port: _, connection, until, routes: _, seat } = self;
         let (read, write) = tcp.into_split();
-        let io = TokioIo::new(join(Cursor::new(unread).chain(read), write));
-        let mut serving = std::pin::pin!(http1::Builder::new().serve_connection(io, service));
-        tokio::select! {
-            biased;
-            served = serving.as_mut() => return served,
-            () = until.cancelled() => serving.as_mut().graceful_shutdown(),
-        }
-        serving.await
+        http::serve(join(Cursor::new(unread).chain(read), write), seat, router, connection, until).await
     }
 }
 
-async fn write(tcp: &mut TcpStream, answers: &mut Answers) -> io::Result<()> {
-    tcp.write_all(answers.written()).await?;
+async fn write(tcp: &mut TcpStream, answers: &mut Answers, pulse: &Pulse) -> io::Result<()> {
+    let mut left = answers.written();
+    while !left.is_empty() {
+        pulse.offer();
+        let written = tcp.write(left).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        left = &left[written..];
+    }
+    pulse.taken();
     answers.clear();
     Ok(())
 }

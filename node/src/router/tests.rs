@@ -26,8 +26,10 @@ use crate::{
 #[path = "../../tests/support/contract.rs"]
 mod contract;
 mod counted;
+mod fuzz;
 mod ids;
 mod native;
+mod tokens;
 
 use self::contract::Contract;
 

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{ClientPort, Connection, checked_key, reads::json, value::checked_value};
 use crate::{
     answer::{ApiError, parse_object},
-    handle::{DriverHandle, StorageFull, WriteAnswer, Written},
+    handle::{DriverHandle, NotTaken, WriteAnswer, Written},
     store::{Deviation, requests::Outcome},
     wire,
 };
@@ -102,8 +102,11 @@ impl Wish {
 
 /// What the driver's answer means for the client.
 pub(super) fn settle(driver: &DriverHandle, answer: WriteAnswer) -> Result<Done, ApiError> {
-    let full = |full: StorageFull| ApiError::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string());
-    let Written { outcome, deviation } = answer.map_err(full)?;
+    let not_taken = |why: NotTaken| match why {
+        NotTaken::StorageFull => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, why.to_string()),
+        NotTaken::Overloaded => ApiError::unavailable(why.to_string()),
+    };
+    let Written { outcome, deviation } = answer.map_err(not_taken)?;
     let WriteOutcome::Committed { version, replicas, appended: _ } = outcome else {
         return Err(write_error(driver, outcome));
     };

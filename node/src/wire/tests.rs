@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::*;
 use crate::{codec::FrameDecoder, store::requests::Outcome, transport::SnapshotParts};
 
+mod fuzz;
+
 pub(super) fn payload(frame: &Bytes) -> Bytes {
     let mut buffer = BytesMut::from(&frame[..]);
     let payload = FrameDecoder.decode(&mut buffer).expect("sound").expect("whole");

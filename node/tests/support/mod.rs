@@ -9,7 +9,9 @@ use quorumkv_api::{
 };
 use quorumkv_node::{
     Listeners,
+    auth::ClientTokens,
     config::{Config, LogFormat, StaticLeader, StorageType},
+    limits::Limits,
     serve,
     shutdown::Shutdown,
     wire::compression::Compression,
@@ -234,6 +236,8 @@ fn config(node: usize, listeners: &[std::net::TcpListener; 3], options: Options)
         node: NodeId(format!("n{node}")),
         advertise_url: format!("http://127.0.0.1:{port}"),
         peer_token: Some(TOKEN.to_owned()),
+        client_tokens: ClientTokens::default(),
+        limits: Limits::default(),
         log_format: LogFormat::Text,
         delay_seed: 7,
         storage: StorageType::Memory,

@@ -76,6 +76,29 @@ async fn what_is_missing_is_applied_in_order_and_pods_come_last() {
 }
 
 #[tokio::test]
+async fn a_policy_is_made_where_it_is_missing_and_left_alone_where_it_is_right() {
+    const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/demo";
+    let cluster = valid_cluster();
+    let allowed = policy::Allowed { operator_namespace: "system".to_owned(), client_namespaces: Vec::new() };
+    let right = serde_json::to_value(build::fingerprinted(policy::build(&cluster, &allowed))).expect("it serializes");
+    let exists = || Expected::found(CLUSTER, stored("10"));
+    let script = vec![
+        exists(),
+        Expected::missing(POLICY),
+        Expected::written(Method::PATCH, POLICY),
+        exists(),
+        Expected::found(POLICY, right),
+    ];
+    let (client, server) = server(script);
+    for _ in 0..2 {
+        network_policy(&client, &cluster, &allowed).await.expect("as it should be");
+    }
+    drop(client);
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[2]["kind"], "NetworkPolicy");
+}
+
+#[tokio::test]
 async fn what_is_as_it_should_be_is_left_alone() {
     let (client, server) = server(Vec::new());
     let cluster = valid_cluster();

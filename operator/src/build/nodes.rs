@@ -4,10 +4,11 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
-            Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodReadinessGate,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
-            VolumeMount, VolumeResourceRequirements, WeightedPodAffinityTerm,
+            Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
+            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
+            PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+            WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -27,6 +28,11 @@ const USER: i64 = 65532;
 /// Where a Persistent node keeps its data.
 const DATA_DIRECTORY: &str = "/data";
 const DATA_VOLUME: &str = "data";
+/// Where the tokens of clients are, if they need any.
+const TOKENS_DIRECTORY: &str = "/etc/quorumkv/tokens";
+const TOKENS_VOLUME: &str = "client-tokens";
+/// Keys of their Secret, and names of their files.
+const TOKEN_KEYS: [(&str, &str); 2] = [("read", "READ_TOKEN_FILE"), ("write", "WRITE_TOKEN_FILE")];
 /// Longer than any write is likely to wait for its quorum.
 const GRACE_SECONDS: i64 = 30;
 
@@ -70,6 +76,7 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
         topology_spread_constraints,
         annotations,
         compress_above: _,
+        client_tokens,
     } = cluster.pods.clone();
     let container = Container {
         name: CONTAINER.to_owned(),
@@ -106,19 +113,26 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
             affinity: Some(affinity.unwrap_or_else(|| apart(&cluster.name))),
             topology_spread_constraints: some(topology_spread_constraints.is_empty())
                 .map(|()| topology_spread_constraints),
+            volumes: client_tokens.map(|secret| vec![tokens_volume(secret)]),
             ..PodSpec::default()
         }),
     }
 }
 
 fn container(cluster: &ValidCluster) -> Container {
-    let mounts = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| {
-        vec![VolumeMount {
-            name: DATA_VOLUME.to_owned(),
-            mount_path: DATA_DIRECTORY.to_owned(),
-            ..VolumeMount::default()
-        }]
-    });
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        ..VolumeMount::default()
+    };
+    let data = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| mount(DATA_VOLUME, DATA_DIRECTORY));
+    // The whole directory: a single file of a Secret that is mounted never changes.
+    let tokens = cluster
+        .pods
+        .client_tokens
+        .is_some()
+        .then(|| VolumeMount { read_only: Some(true), ..mount(TOKENS_VOLUME, TOKENS_DIRECTORY) });
+    let mounts: Vec<VolumeMount> = data.into_iter().chain(tokens).collect();
     let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(number),
@@ -132,7 +146,7 @@ fn container(cluster: &ValidCluster) -> Container {
         // Memory goes with the process, so a slow node is given a long time before it is killed.
         liveness_probe: Some(probe("/health", 10, 6)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
-        volume_mounts: mounts,
+        volume_mounts: (!mounts.is_empty()).then_some(mounts),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -179,7 +193,27 @@ fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
         }
     }
     environment.extend(cluster.pods.compress_above.map(|bytes| plain("COMPRESS_ABOVE", bytes.to_string())));
+    if cluster.pods.client_tokens.is_some() {
+        let file = |(key, variable): (&str, &str)| plain(variable, format!("{TOKENS_DIRECTORY}/{key}"));
+        environment.extend(TOKEN_KEYS.map(file));
+    }
     environment
+}
+
+/// With both keys demanded: a pod waits for a Secret that lacks one, and the kubelet's event names it.
+fn tokens_volume(secret: String) -> Volume {
+    let item = |(key, _): (&str, &str)| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+    Volume {
+        name: TOKENS_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            items: Some(TOKEN_KEYS.map(item).to_vec()),
+            // The nodes' own group may read it, and nobody else: fsGroup makes it theirs.
+            default_mode: Some(0o440),
+            optional: None,
+        }),
+        ..Volume::default()
+    }
 }
 
 fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
@@ -286,6 +320,25 @@ mod tests {
         assert_eq!(variable(&cluster), None);
         cluster.pods.compress_above = Some(65_536);
         assert_eq!(variable(&cluster).as_deref(), Some("65536"));
+    }
+
+    #[test]
+    fn tokens_of_clients_are_mounted_where_the_nodes_look_for_them() {
+        let mut cluster = valid_cluster();
+        cluster.pods.client_tokens = Some("tokens".to_owned());
+        let pod = pod(&cluster);
+        let volumes = pod.volumes.expect("volumes");
+        let secret = volumes[0].secret.as_ref().expect("a Secret");
+        assert_eq!(secret.secret_name.as_deref(), Some("tokens"));
+        let container = &pod.containers[0];
+        let mount = &container.volume_mounts.as_ref().expect("mounts")[0];
+        assert_eq!((mount.name.as_str(), mount.read_only), (volumes[0].name.as_str(), Some(true)));
+        for (variable, key) in [("READ_TOKEN_FILE", "read"), ("WRITE_TOKEN_FILE", "write")] {
+            let value = container.env.as_ref().expect("variables").iter().find(|var| var.name == variable);
+            let path = value.and_then(|var| var.value.as_deref()).expect("a path");
+            assert_eq!(path, format!("{}/{key}", mount.mount_path));
+            assert!(secret.items.as_ref().expect("items").iter().any(|item| item.key == key && item.path == key));
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn context(client: Client) -> Context {
         metrics: Arc::default(),
         news: News::default(),
         node_image: "quorumkv-node:test".into(),
+        policy: None,
         memories: std::sync::Mutex::default(),
     }
 }

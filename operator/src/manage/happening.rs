@@ -60,6 +60,11 @@ pub enum Happening {
         /// Why.
         reason: String,
     },
+    /// Every node that answers refuses the manager's token.
+    LockedOut {
+        /// How many.
+        nodes: usize,
+    },
     /// Every copy was lost, and the store starts again with nothing.
     Reset,
 }
@@ -79,6 +84,7 @@ impl Happening {
             Self::Recorded { .. } => Reason::MemberRecorded,
             Self::SettingsApplied { .. } => Reason::SettingsApplied,
             Self::SettingsRefused { .. } => Reason::SettingsRefused,
+            Self::LockedOut { .. } => Reason::NodesRefuseToken,
             Self::Reset => Reason::DataLost,
         }
     }
@@ -105,6 +111,7 @@ impl Happening {
             Self::Recorded { node } => format!("Record-{node}"),
             Self::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
             Self::SettingsRefused { .. } => "ApplySettings".to_owned(),
+            Self::LockedOut { .. } => "Probe".to_owned(),
             Self::Reset => "Reset".to_owned(),
         }
     }
@@ -130,6 +137,7 @@ impl fmt::Display for Happening {
                 write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")
             }
             Self::SettingsRefused { reason } => write!(f, "The leader does not take the new settings yet: {reason}"),
+            Self::LockedOut { nodes } => write!(f, "{nodes} nodes answer, and none takes the operator's token"),
             Self::Reset => f.write_str("Every copy of the data was lost; starting again with an empty store"),
         }
     }

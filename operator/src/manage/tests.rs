@@ -71,6 +71,25 @@ async fn a_steady_store_is_told_its_members_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn where_every_node_refuses_the_token_nobody_is_elected_and_that_is_told_once() {
+    let mut scene = Scene::steady();
+    for n in 0..6 {
+        scene.silence(n);
+        scene.nodes[n].refuses_token = n != 5;
+    }
+    let mut world = World::of(scene).await;
+    for round in 0..3 {
+        let pass = world.pass().await.expect("a pass");
+        assert_eq!(pass.leadership, Leadership::Suspect, "what leads goes on leading");
+        let told = [Happening::LockedOut { nodes: 5 }];
+        assert_eq!(pass.happenings, if round == 0 { &told[..] } else { &[] });
+        assert_eq!(world.journal(), Vec::<String>::new(), "no fence, no record");
+        // Longer than a leader may be silent, in all.
+        tokio::time::sleep(decide::SILENCE * 6 / 10).await;
+    }
+}
+
+#[tokio::test]
 async fn a_learner_is_recorded_first_and_counted_second() {
     let mut scene = Scene::steady();
     scene.seen(2).storage_id = Some(copy(102));

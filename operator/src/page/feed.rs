@@ -167,7 +167,8 @@ impl<S: Source> Watcher<S> {
                 // The name of a pod that is not there takes long to be looked up in vain.
                 let runs = matches!(presence, Presence::Running | Presence::Stopping);
                 if runs && asking.insert(node.clone()) {
-                    requests.spawn(ask(self.feed.http.clone(), node.clone(), url.clone()));
+                    let (feed, source) = (Arc::clone(&self.feed), Arc::clone(&self.source));
+                    requests.spawn(ask(feed, source, node.clone(), url.clone()));
                 }
             }
             self.show(&mut picture, &view);
@@ -224,8 +225,11 @@ impl<S: Source> Watcher<S> {
     }
 }
 
-async fn ask(http: reqwest::Client, node: NodeId, url: String) -> (NodeId, Option<StatusReply>) {
-    let request = http.get(format!("{url}/status?latencyBuckets=true")).timeout(ANSWER_TIMEOUT);
+async fn ask<S: Source>(feed: Arc<Feed>, source: Arc<S>, node: NodeId, url: String) -> (NodeId, Option<StatusReply>) {
+    let mut request = feed.http.get(format!("{url}/status?latencyBuckets=true")).timeout(ANSWER_TIMEOUT);
+    if let Some(token) = source.token(&feed.store).await {
+        request = request.bearer_auth(token);
+    }
     let answer = async { request.send().await?.error_for_status()?.json::<StatusReply>().await };
     let status = answer.await.inspect_err(|error| tracing::debug!(%node, %error, "no status")).ok();
     // Another node may have got the address of one that is gone.

@@ -1,9 +1,10 @@
 //! The KvClusters that the operator's caches hold. Changes are patches of what users write themselves: the two
 //! settings and the annotation that asks for a switchover, and they need no other permission than the operator has.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -11,9 +12,11 @@ use kube::{
 };
 use quorumkv_api::{CLIENT_PORT, SettingsPatch, settings::format_duration};
 use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{Abilities, Change, NodeInfo, Refused, Source, StoreName, StoreView};
 use crate::{
+    build::{names, secret},
     crd::KvCluster,
     manage::KnownNode,
     observe::{self, Caches},
@@ -23,6 +26,13 @@ use crate::{
 
 /// Under this name the page owns what it patches.
 const FIELD_MANAGER: &str = "quorumkv-page";
+
+/// How long a token is used before the Secret is read again.
+const TOKEN_KEPT: Duration = Duration::from_secs(60);
+
+/// The clusters' own tokens, with the time of the last look. One lock for all, so that a Secret is read once for all nodes.
+#[derive(Default)]
+pub struct Tokens(Mutex<HashMap<StoreName, (Instant, Option<String>)>>);
 
 /// The KvClusters of Kubernetes.
 pub struct Kubernetes {
@@ -36,6 +46,8 @@ pub struct Kubernetes {
     pub node_image: String,
     /// Whether the page may change anything.
     pub allow_changes: bool,
+    /// What nodes are asked with that answer nobody without a token.
+    pub tokens: Tokens,
 }
 
 impl Kubernetes {
@@ -83,6 +95,23 @@ impl Source for Kubernetes {
             // The operator reports it as the reason why the store is not ready.
             Err(_) => StoreView { ready, message, wanted: Default::default(), remark: None, nodes: Vec::new() },
         })
+    }
+
+    /// The cluster's own token opens the client port as well, and is the one Secret that the operator reads.
+    async fn token(&self, store: &StoreName) -> Option<String> {
+        self.cluster(store)?.spec.client_tokens.as_ref()?;
+        let mut tokens = self.tokens.0.lock().await;
+        if let Some((read, token)) = tokens.get(store)
+            && read.elapsed() < TOKEN_KEPT
+        {
+            return token.clone();
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &store.namespace);
+        let found = api.get_opt(&names::token_secret(&store.name)).await;
+        let found = found.inspect_err(|error| tracing::warn!(?store, %error, "the page reads no token")).ok().flatten();
+        let token = found.as_ref().and_then(secret::token_in);
+        tokens.insert(store.clone(), (Instant::now(), token.clone()));
+        token
     }
 
     async fn change(&self, store: &StoreName, change: Change) -> Result<(), Refused> {
@@ -144,15 +173,26 @@ mod tests {
     const PATH: &str = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo";
 
     fn source(client: Client, allow_changes: bool) -> Kubernetes {
+        source_of(cluster(), client, allow_changes)
+    }
+
+    fn source_of(cluster: KvCluster, client: Client, allow_changes: bool) -> Kubernetes {
         let (clusters, mut writer) = reflector::store();
-        writer.apply_watcher_event(&Event::Apply(cluster()));
+        writer.apply_watcher_event(&Event::Apply(cluster));
         let caches = Caches {
             stateful_sets: reflector::store().0,
             services: reflector::store().0,
             budgets: reflector::store().0,
             pods: reflector::store().0,
         };
-        Kubernetes { client, clusters, caches, node_image: "quorumkv-node:test".into(), allow_changes }
+        Kubernetes {
+            client,
+            clusters,
+            caches,
+            node_image: "quorumkv-node:test".into(),
+            allow_changes,
+            tokens: Tokens::default(),
+        }
     }
 
     fn demo() -> StoreName {
@@ -189,6 +229,23 @@ mod tests {
         assert_eq!(sent[1], json!({"metadata": {"uid": "u1"}, "spec": {"delay": {"min": "5ms", "max": "20ms"}}}));
         let annotations = json!({"quorumkv.io/switchover-to": "demo-2"});
         assert_eq!(sent[2], json!({"metadata": {"uid": "u1", "annotations": annotations}}));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_ask_for_a_token_are_asked_with_the_clusters_own_which_is_read_once() {
+        let secret = json!({"metadata": {"name": "demo-peer-token"}, "data": {"token": "b3du"}});
+        let found = api::Expected::found("/api/v1/namespaces/default/secrets/demo-peer-token", secret);
+        let (client, server) = api::server(vec![found]);
+        let mut cluster = cluster();
+        cluster.spec.client_tokens = Some(crate::crd::ClientTokens { secret_name: "tokens".to_owned() });
+        let asking = source_of(cluster, client, false);
+        for _ in 0..2 {
+            assert_eq!(asking.token(&demo()).await.as_deref(), Some("own"));
+        }
+        drop(asking);
+        server.await.expect("the script was followed");
+        let (client, _server) = api::server(Vec::new());
+        assert_eq!(source(client, false).token(&demo()).await, None, "no Secret is read for others");
     }
 
     #[tokio::test]

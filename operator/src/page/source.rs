@@ -115,6 +115,11 @@ pub trait Source: Send + Sync + 'static {
     /// One store; none if there is no such store.
     fn view(&self, store: &StoreName) -> Option<StoreView>;
 
+    /// What is to be presented to its nodes' client ports, if anything.
+    fn token(&self, _store: &StoreName) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
+    }
+
     /// Grants a wish, or says why not. What comes of it shows in the next views.
     fn change(&self, store: &StoreName, change: Change) -> impl Future<Output = Result<(), Refused>> + Send;
 }

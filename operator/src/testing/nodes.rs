@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post, put},
 };
 use quorumkv_api::{
-    NodeId, SettingsPatch,
+    Epoch, NodeId, SettingsPatch,
     lab::Role,
     peer::{
         FenceReply, FenceRequest, MembersRequest, NodeState, PeerError, PromoteRequest, Refusal, SettingsEntry,
@@ -47,7 +47,20 @@ pub(crate) async fn serve(scene: &Scene, journal: &Journal) -> Vec<KnownNode> {
         let mut address = view.address.clone();
         // Nobody listens on port 1.
         address.peer_url = "http://127.0.0.1:1".to_owned();
-        if let Some(state) = view.state.clone() {
+        if view.refuses_token {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            address.peer_url = format!("http://{}", listener.local_addr().expect("bound"));
+            let (name, journal) = (view.address.node.clone(), Arc::clone(journal));
+            let router = Router::new().fallback(async move |request: axum::extract::Request| {
+                if request.uri().path() != "/state" {
+                    journal.lock().expect("not poisoned").push(format!("{name} refuses {}", request.uri().path()));
+                }
+                let error = "the peer token is wrong".to_owned();
+                let refusal = PeerError { error, reason: Refusal::Unauthorized, promised: Epoch(0) };
+                (StatusCode::UNAUTHORIZED, Json(refusal))
+            });
+            tokio::spawn(async move { axum::serve(listener, router).await });
+        } else if let Some(state) = view.state.clone() {
             let node = Arc::new(Node { state: Mutex::new(state), journal: Arc::clone(journal) });
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             address.peer_url = format!("http://{}", listener.local_addr().expect("bound"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Parser;
-use quorumkv_inspect::compare::{Comparison, compare};
+use quorumkv_inspect::compare::{Comparison, compare_with};
 
 use super::{
     checks::Checks,
@@ -82,17 +82,20 @@ pub async fn run(options: Options, context: &Context) -> Result<Comparison, Fail
             }
         }
         context.progress(format!("Comparing {} replicas of {}", store.replicas.len(), store.description));
-        Ok(compare(&store.description, &store.replicas, Duration::from_secs(wait), show).await?)
+        Ok(compare_with(store.token.as_deref(), &store.description, &store.replicas, Duration::from_secs(wait), show)
+            .await?)
     };
     context.unless_interrupted(work).await
 }
 
 /// The comparison as one check among others.
 pub(super) async fn check(store: &Store, name: String, checks: &mut Checks<'_>) {
-    let compared = compare(&store.description, &store.replicas, PATIENCE, NAMED).await.and_then(|compared| {
-        ensure!(compared.passed, "{}", compared.summary());
-        Ok(compared.summary())
-    });
+    let token = store.token.as_deref();
+    let compared =
+        compare_with(token, &store.description, &store.replicas, PATIENCE, NAMED).await.and_then(|compared| {
+            ensure!(compared.passed, "{}", compared.summary());
+            Ok(compared.summary())
+        });
     checks.observed(name, "every key equal on every replica", compared);
 }
 

@@ -36,6 +36,10 @@ pub struct TargetOptions {
     #[arg(long, value_name = "TOKEN", env = "PEER_TOKEN", hide_env_values = true)]
     pub peer_token: Option<String>,
 
+    /// Token to present to nodes that ask their clients for one
+    #[arg(long, value_name = "TOKEN", env = quorumkv_inspect::token::VARIABLE, hide_env_values = true)]
+    pub token: Option<String>,
+
     /// A KvCluster, reached through the API server that the kubeconfig names
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "compose")]
     pub cluster: Option<ClusterName>,

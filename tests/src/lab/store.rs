@@ -48,6 +48,8 @@ pub struct Store {
     pub replicas: Vec<Replica>,
     /// Speaks to client ports.
     pub client: LabClient,
+    /// What it presents.
+    pub token: Option<String>,
     /// Changes its settings.
     pub control: Control,
     /// Whether the program started it, and ends it.
@@ -98,7 +100,7 @@ impl Store {
     #[must_use]
     pub fn target(&self) -> Target {
         let leader = self.leader().url.clone();
-        Target::new(leader.clone(), [leader]).translated(|_| None)
+        Target::new(leader.clone(), [leader]).translated(|_| None).presenting(self.token.clone())
     }
 
     pub(super) fn at_urls(leader: &str, options: &TargetOptions) -> anyhow::Result<Self> {
@@ -128,7 +130,8 @@ impl Store {
         Ok(Self {
             description,
             replicas: replicas(leader, followers),
-            client: LabClient::new(ANSWER_LIMIT)?,
+            client: LabClient::presenting(ANSWER_LIMIT, options.token.as_deref())?,
+            token: options.token.clone(),
             control: Control::peer_port(peer_url, client),
             embedded: false,
             _kept: Kept::Nothing,
@@ -143,6 +146,7 @@ impl Store {
             description: "six processes on this machine".to_owned(),
             replicas: replicas(lab.url(0), lab.followers().map(|index| lab.url(index)).collect()),
             client: LabClient::new(ANSWER_LIMIT)?,
+            token: None,
             control: Control::peer_port(lab.peer_url(0), lab.peer().clone()),
             embedded: true,
             _kept: Kept::Processes { _lab: Box::new(lab) },
@@ -168,7 +172,8 @@ impl Store {
         Ok(Self {
             description: format!("KvCluster {namespace}/{name}"),
             replicas,
-            client: LabClient::new(ANSWER_LIMIT)?,
+            client: LabClient::presenting(ANSWER_LIMIT, options.token.as_deref())?,
+            token: options.token.clone(),
             control: Control::kv_cluster(api, name.clone()),
             embedded: false,
             _kept: Kept::Tunnels { _tunnels: std::iter::once(service).chain(pods).collect() },

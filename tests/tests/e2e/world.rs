@@ -39,6 +39,8 @@ pub(crate) const FIRST: &str = "e2e-first";
 pub(crate) const SECOND: &str = "e2e-second";
 /// Where a store is made as the previous release made it.
 pub(crate) const UPGRADE: &str = "e2e-upgrade";
+/// Where a store is that asks clients for tokens.
+pub(crate) const LOCKED: &str = "e2e-locked";
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// Setting up builds programs, the first time.
@@ -146,7 +148,7 @@ impl World {
             let began = Instant::now();
             let kind = Kind::up(CLUSTER).await?;
             let up = began.elapsed();
-            kind.delete_namespaces(&[FIRST, SECOND, UPGRADE, SYSTEM]).await?;
+            kind.delete_namespaces(&[FIRST, SECOND, LOCKED, UPGRADE, SYSTEM]).await?;
             // Kept by helm, and with it the schema of an earlier run.
             kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
                 .output()
@@ -257,7 +259,7 @@ impl World {
         if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
             return "(what the cluster looked like is shown with the first failure)".to_owned();
         }
-        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, UPGRADE]).await
+        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, LOCKED, UPGRADE]).await
     }
 }
 

@@ -10,7 +10,11 @@ use quorumkv_api::{
     lab::Role,
     peer::{FollowerState, NodeState},
 };
-use quorumkv_node::{handle::Inspection, metrics as node, metrics::requests::Port};
+use quorumkv_node::{
+    handle::Inspection,
+    metrics as node,
+    metrics::{connections::Ended, requests::Port},
+};
 use quorumkv_operator::{crd::KvCluster, metrics as operator};
 use serde_json::json;
 
@@ -51,6 +55,7 @@ fn node_text() -> anyhow::Result<String> {
     let metrics = node::Metrics::default();
     let route = metrics.requests.route(Port::Client, &Method::POST, "/set");
     route.observe(StatusCode::OK, Duration::from_millis(1));
+    metrics.connections.of(Port::Client).ended(Ended::idle);
     let follower = FollowerState {
         node: "demo-1".into(),
         storage_id: None,

@@ -106,8 +106,8 @@ async fn a_full_disk_refuses_writes_before_the_core_sees_them_and_takes_them_aga
     let (handle, room) = leader().await;
     let last = handle.inspect().await.expect("running").state.last;
     set(&room, Room::Full);
-    assert_eq!(handle.write(put()).await, Err(StorageFull));
-    assert_eq!(handle.write_all(vec![put(), put()]).await, [Err(StorageFull), Err(StorageFull)]);
+    assert_eq!(handle.write(put()).await, Err(NotTaken::StorageFull));
+    assert_eq!(handle.write_all(vec![put(), put()]).await, [Err(NotTaken::StorageFull), Err(NotTaken::StorageFull)]);
     assert_eq!(handle.inspect().await.expect("running").state.last, last, "nothing was appended");
     handle.fence(Epoch(2)).await.expect("a promise still fits");
     assert_eq!(handle.write(put()).await, Ok(WriteOutcome::NotLeader.into()), "who leads no more says so");
@@ -116,7 +116,9 @@ async fn a_full_disk_refuses_writes_before_the_core_sees_them_and_takes_them_aga
 #[tokio::test]
 async fn a_slow_disk_lets_writes_wait_until_it_is_full_or_has_room() {
     let (handle, room) = leader().await;
-    for (then, expected) in [(Room::Enough, Ok(WriteOutcome::NotActive.into())), (Room::Full, Err(StorageFull))] {
+    for (then, expected) in
+        [(Room::Enough, Ok(WriteOutcome::NotActive.into())), (Room::Full, Err(NotTaken::StorageFull))]
+    {
         set(&room, Room::Soon);
         let mut write = Box::pin(handle.write(put()));
         assert!(timeout(A_WHILE, &mut write).await.is_err(), "it waits");

@@ -24,7 +24,15 @@ const WITH_A_MEANING: [&str; 4] = ["transfer-encoding", "expect", "upgrade", "id
 
 /// A request that is answered without the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hot<'a> {
+pub(super) struct Hot<'a> {
+    pub(super) asked: Wanted<'a>,
+    /// The header `Authorization`.
+    pub(super) authorization: Option<&'a [u8]>,
+}
+
+/// What it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted<'a> {
     /// `POST /set` with this body.
     Set(&'a [u8]),
     /// `GET /get/<key>`.
@@ -54,18 +62,22 @@ pub(super) fn look_at(bytes: &[u8]) -> Seen<'_> {
         Ok(Status::Partial) if bytes.len() < MOST_HEAD_BYTES => return Seen::Part,
         Ok(_) | Err(_) => return Seen::Cold,
     };
-    let (Some(path), Some(1), Some(length)) = (request.path, request.version, body_length(request.headers)) else {
+    let (Some(path), Some(1), Some(said)) = (request.path, request.version, said(request.headers)) else {
         return Seen::Cold;
     };
+    let Said { length, authorization } = said;
     let end = head + length;
+    let hot = |asked| Seen::Hot(Hot { asked, authorization }, end);
     match (bytes.starts_with(SET), path.strip_prefix("/get/")) {
-        (true, _) => match bytes.get(head..end) {
-            Some(body) => Seen::Hot(Hot::Set(body), end),
-            None => Seen::Part,
-        },
-        (false, Some(key)) if length == 0 && is_plain(key) => Seen::Hot(Hot::Get(key), end),
+        (true, _) => bytes.get(head..end).map_or(Seen::Part, |body| hot(Wanted::Set(body))),
+        (false, Some(key)) if length == 0 && is_plain(key) => hot(Wanted::Get(key)),
         (false, _) => Seen::Cold,
     }
+}
+
+/// Whether the part of a request that a buffer begins with is its whole head, and only its body is missing.
+pub(super) fn has_head(bytes: &[u8]) -> bool {
+    bytes[..bytes.len().min(MOST_HEAD_BYTES)].windows(4).any(|window| window == b"\r\n\r\n")
 }
 
 /// Whether `bytes` begin with `start`, as far as they go.
@@ -73,9 +85,16 @@ fn may_begin(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(byte, expected)| byte == expected)
 }
 
-/// Length of the body; none if it takes more to tell, or if a header says something that matters.
-fn body_length(headers: &[Header<'_>]) -> Option<usize> {
-    let mut length = None;
+/// What the headers say that matters.
+struct Said<'a> {
+    /// Of the body.
+    length: usize,
+    authorization: Option<&'a [u8]>,
+}
+
+/// None if it takes more to tell the body's length, or if a header says something else that matters.
+fn said<'a>(headers: &[Header<'a>]) -> Option<Said<'a>> {
+    let (mut length, mut authorization) = (None, None);
     for Header { name, value } in headers {
         if name.eq_ignore_ascii_case("content-length") {
             if length.is_some() || value.is_empty() || value.len() > 6 || !value.iter().all(u8::is_ascii_digit) {
@@ -84,6 +103,11 @@ fn body_length(headers: &[Header<'_>]) -> Option<usize> {
             let digits = value.iter().map(|digit| usize::from(digit - b'0'));
             length = Some(digits.fold(0, |number, digit| number * 10 + digit)).filter(|it| *it <= MOST_BODY_BYTES);
             length?;
+        } else if name.eq_ignore_ascii_case("authorization") {
+            if authorization.is_some() {
+                return None;
+            }
+            authorization = Some(*value);
         } else if name.eq_ignore_ascii_case("connection") {
             if !value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
@@ -92,7 +116,7 @@ fn body_length(headers: &[Header<'_>]) -> Option<usize> {
             return None;
         }
     }
-    Some(length.unwrap_or(0))
+    Some(Said { length: length.unwrap_or(0), authorization })
 }
 
 /// Whether a key is the same in a path as in the store, whoever reads the path.
@@ -109,13 +133,15 @@ mod tests {
     use super::*;
 
     const WRITE: &[u8] = b"POST /set HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nabc";
-    const READ: &[u8] = b"GET /get/a-b_c.d:1 HTTP/1.1\r\nhost: a\r\nConnection: Keep-Alive\r\n\r\n";
+    const READ: &[u8] =
+        b"GET /get/a-b_c.d:1 HTTP/1.1\r\nhost: a\r\nauthorization: Bearer t\r\nConnection: Keep-Alive\r\n\r\n";
 
     #[test]
     fn the_two_hot_requests_are_recognized_and_end_where_they_end() {
         let two = [WRITE, READ].concat();
-        assert_eq!(look_at(&two), Seen::Hot(Hot::Set(b"abc"), WRITE.len()));
-        assert_eq!(look_at(&two[WRITE.len()..]), Seen::Hot(Hot::Get("a-b_c.d:1"), READ.len()));
+        let hot = |asked, authorization, bytes| Seen::Hot(Hot { asked, authorization }, bytes);
+        assert_eq!(look_at(&two), hot(Wanted::Set(b"abc"), None, WRITE.len()));
+        assert_eq!(look_at(&two[WRITE.len()..]), hot(Wanted::Get("a-b_c.d:1"), Some(b"Bearer t"), READ.len()));
         for whole in [WRITE, READ] {
             for length in 0..whole.len() {
                 assert_eq!(look_at(&whole[..length]), Seen::Part, "{length} bytes");
@@ -142,6 +168,7 @@ mod tests {
     #[case::one_that_expects_an_answer("POST /set HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")]
     #[case::a_request_id("POST /set HTTP/1.1\r\nIdempotency-Key: a\r\nContent-Length: 1\r\n\r\na")]
     #[case::the_last_of_its_connection("GET /get/a HTTP/1.1\r\nConnection: close\r\n\r\n")]
+    #[case::two_tokens("GET /get/a HTTP/1.1\r\nAuthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n")]
     #[case::no_http("GET /get/a\r\n\r\n")]
     #[case::a_header_that_is_none("GET /get/a HTTP/1.1\r\na b: c\r\n\r\n")]
     fn anything_else_is_for_the_router(#[case] text: &str) {
@@ -154,6 +181,13 @@ mod tests {
         assert_eq!(look_at(endless.as_bytes()), Seen::Cold);
         let key = format!("GET /get/{} HTTP/1.1\r\n\r\n", "k".repeat(MAX_KEY_BYTES + 1));
         assert_eq!(look_at(key.as_bytes()), Seen::Cold);
+    }
+
+    #[test]
+    fn a_head_is_told_from_a_body_that_is_missing() {
+        let head = WRITE.len() - 3;
+        assert!(!has_head(&WRITE[..head - 1]));
+        assert!(has_head(&WRITE[..head]) && has_head(&WRITE[..head + 1]));
     }
 
     proptest! {

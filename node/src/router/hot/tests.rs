@@ -11,11 +11,14 @@ use tokio::{
 
 use super::*;
 use crate::{
-    auth::Token,
+    auth::{ClientTokens, Token, TokenFiles},
     clock::Clock,
     handle::{Command, DriverHandle},
+    limits::Limits,
     store::Snapshot,
 };
+
+mod fuzz;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,10 @@ struct Port {
 
 impl Port {
     async fn new(role: Role) -> Self {
+        Self::asking_for(role, ClientTokens::default()).await
+    }
+
+    async fn asking_for(role: Role, tokens: ClientTokens) -> Self {
         let (sender, views) = watch::channel(view(role));
         let (driver, commands) = DriverHandle::new(views, Clock::start());
         let mut state = Snapshot::default();
@@ -57,8 +64,9 @@ impl Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
         let until = CancellationToken::new();
-        let port = ClientPort::new(driver, Token::new(None), until.clone());
-        let serving = tokio::spawn(serve(listener, port, until.clone()));
+        let port = ClientPort::new(driver, Token::new(None), until.clone()).guarded(tokens, &Limits::default());
+        let door = Door::new(crate::metrics::requests::Port::Client, &Limits::default(), &port.driver.metrics);
+        let serving = tokio::spawn(serve(listener, port, door, until.clone()));
         Self { address, commands, view: sender, until, serving }
     }
 
@@ -144,6 +152,49 @@ async fn a_hot_answer_is_the_routers(#[case] role: Role, #[case] hot: String, #[
         () = driver => unreachable!("the driver never ends"),
     };
     assert_eq!(hot, cold);
+}
+
+#[rstest]
+#[case::nobody("", 401, 401)]
+#[case::a_stranger("Authorization: Bearer guess\r\n", 401, 401)]
+#[case::a_reader("Authorization: Bearer reader\r\n", 200, 403)]
+#[case::a_writer("authorization: bearer writer\r\n", 200, 200)]
+#[case::two_at_once("Authorization: Bearer writer\r\nAuthorization: Bearer writer\r\n", 401, 401)]
+#[tokio::test]
+async fn tokens_hold_for_hot_requests_as_for_others(#[case] header: &str, #[case] read: u16, #[case] write: u16) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, token) in [("read", "reader"), ("write", "writer")] {
+        std::fs::write(folder.path().join(name), token).expect("written");
+    }
+    let files = TokenFiles { read: Some(folder.path().join("read")), write: folder.path().join("write") };
+    let tokens = ClientTokens::open(files).expect("tokens");
+    let mut port = Port::asking_for(Role::Leader, tokens).await;
+    let address = port.address;
+    let answers = async {
+        for more in ["", COLD] {
+            let headers = format!("{header}{more}");
+            for (request, expected) in
+                [(get(&headers, "there"), read), (post(&headers, r#"{"key":"k","value":1}"#), write)]
+            {
+                let mut tcp = TcpStream::connect(address).await.expect("it listens");
+                tcp.write_all(request.as_bytes()).await.expect("sent");
+                let (status, ..) = answer(&mut tcp).await;
+                assert!(status.starts_with(&format!("HTTP/1.1 {expected} ")), "{request}: {status}");
+                assert!(expected != 401 || closed(&mut tcp).await, "strangers keep no connection");
+            }
+        }
+    };
+    let driver = async {
+        loop {
+            let (_, answer) = port.write().await;
+            assert_eq!(write, 200, "only a writer's write gets there");
+            answer.send(committed(7)).expect("somebody waits");
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = driver => unreachable!("the driver never ends"),
+    }
 }
 
 #[rstest]
@@ -252,5 +303,5 @@ async fn draining_ends_idle_connections_and_answers_what_is_under_way() {
 #[test]
 fn a_panic_is_an_answer() {
     let answer = guarded(|| -> Result<(), ApiError> { panic!("a bug") }).expect_err("no success");
-    assert_eq!(answer.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
 }
