@@ -46,8 +46,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, locks, machines, operators, page, permissions, plugin, quiet, refusals, service,
-    settings, shown, storage, switchover, upgrade, world::World,
+    chaos, failures, install, isolation, locks, machines, operators, page, permissions, plugin, quiet, refusals,
+    service, settings, shown, storage, switchover, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
