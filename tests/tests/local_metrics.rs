@@ -2,6 +2,8 @@
 //! exported, and a Prometheus that scrapes real nodes has an answer to every query of the dashboard.
 //!
 //! Where there is no Prometheus and none can be installed, that last test is listed as ignored, and a line says why.
+//!
+//! `QUORUMKV_DASHBOARD=FILE` keeps the dashboard as it was drawn from those answers, as PNG.
 
 #[path = "metrics/dashboard.rs"]
 mod dashboard;

@@ -113,7 +113,10 @@ async fn every_panel_is_drawn(prometheus: &Prometheus) -> anyhow::Result<()> {
     let empty = panels.iter().filter(|panel| panel.kind != Kind::Row && panel.series.is_empty());
     let empty: Vec<&str> = empty.map(|panel| panel.title.as_str()).collect();
     ensure!(panels.len() > 20 && empty.is_empty(), "of {} panels these show nothing: {empty:?}", panels.len());
-    let (svg, _) = dashboard::draw(&panels, "quorumkv", "six local nodes under load", 10)?;
+    let (svg, png) = dashboard::draw(&panels, "quorumkv", "six local nodes under load", 10)?;
+    if let Some(file) = std::env::var_os("QUORUMKV_DASHBOARD") {
+        std::fs::write(&file, png).with_context(|| format!("{}", Path::new(&file).display()))?;
+    }
     let missing = panels.iter().filter(|panel| !svg.contains(&panel.title));
     let missing: Vec<&str> = missing.map(|panel| panel.title.as_str()).collect();
     ensure!(missing.is_empty(), "the picture lacks {missing:?}");
