@@ -9,7 +9,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Pod, Secret, Service},
+        core::v1::{PersistentVolumeClaim, Pod, Secret, Service},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
@@ -283,6 +283,28 @@ pub async fn replace_pod(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
     let same = Preconditions { uid: pod.uid(), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
     unless_replaced(api.delete(&name, &parameters).await).map_err(refused("delete", &name))
+}
+
+/// Asks for a volume of this size, if the claim is still the same. What the API server has against it, if it has: the
+/// storage class lets no volume grow, for instance.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn grow_claim(
+    client: &Client,
+    claim: &PersistentVolumeClaim,
+    size: &str,
+) -> Result<Option<String>, ApplyError> {
+    let name = claim.name_any();
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default());
+    let requests = json!({"resources": {"requests": {"storage": size}}});
+    let patch = json!({"metadata": {"uid": claim.uid()}, "spec": requests});
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) && !is_of_another_object(&status) => {
+            Ok(Some(status.message))
+        }
+        answer => unless_replaced(answer).map(|()| None).map_err(refused("grow", &name)),
+    }
 }
 
 /// Lets pass that the object is gone, or another one of that name by now (deletions then answer 409, patches

@@ -16,8 +16,12 @@
 //! | `networking.k8s.io` | networkpolicies | get, create, patch | server-side apply, where the operator makes policies |
 //! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
 //! | (core) | pods/status | patch | the readiness gate: whether the leader counts the pod's copy |
+//! | (core) | persistentvolumeclaims | get, list, watch, patch | making volumes larger |
 //! | `events.k8s.io` | events | create, patch | what happened |
 //! | `coordination.k8s.io` | leases, in its own namespace | get, create, patch, update | which operator works |
+
+mod growth;
+mod sleep;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
     runtime::{
@@ -46,6 +50,7 @@ use crate::{
     counted,
     crd::KvCluster,
     decide::{self, Presence, Roll},
+    hibernation::{self, Stage},
     manage::{self, ANSWER_TIMEOUT, Happening, KnownNode, Memory, Pass, PassError},
     metrics::Metrics,
     observe::{self, Caches, Observed},
@@ -53,8 +58,9 @@ use crate::{
     pause,
     reason::Reason,
     record::{Record, RecordError, UnreadableRecord},
-    status,
+    status::{self, Summary, VolumeReport},
     validate::{self, ValidCluster},
+    volumes,
 };
 
 /// Longest reconcile: an election with slow nodes and a slow API server fits in, a hanging call does not.
@@ -102,6 +108,12 @@ pub struct ClusterMemory {
     policy_checked: Option<Instant>,
     /// Whether it was left alone when it was last looked at.
     paused: bool,
+    /// While it shall sleep: how far that is.
+    sleep: Option<sleep::Falling>,
+    /// Whether it was awake when it was last looked at.
+    awake: bool,
+    /// Why a volume does not grow.
+    growth: growth::Refused,
 }
 
 #[derive(Debug, Clone)]
@@ -231,20 +243,44 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     memory.refusal = None;
     let observed = observe::observe(&context.caches, &valid);
     let nodes = observe::known_nodes(&valid, &observed);
+    let stage = hibernation::stage(&valid, &observed, memory.sleep.as_ref().is_some_and(sleep::Falling::is_told));
     // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
     let client = peer_client(context, &valid, &nodes, memory).await?;
     look_after_policy(context, &valid, memory).await?;
-    apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
+    let wanted = as_it_shall_be(&valid, &observed, stage.is_stopped());
+    apply::apply(&context.client, &valid, &build::objects(&wanted), &observed).await?;
     let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
+    let site = Site { cluster, context, valid: &valid, observed: &observed, platform: &platform };
+    match stage {
+        Stage::Awake => sleep::wake(&site, memory).await,
+        Stage::Settling => return sleep::settle(&site, &client, nodes, known, memory).await,
+        Stage::Stopping | Stage::Asleep => return sleep::rest(&site, stage, known, memory).await,
+    }
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
-    replace_outdated(context, &valid, &observed, &pass).await?;
-    report(cluster, context, &valid, &pass).await?;
+    replace_outdated(context, &observed, &pass).await?;
+    let volumes = growth::grow(&site, &mut memory.growth).await?;
+    report(&site, &status::summarize(&valid.store, &pass), volumes.as_ref()).await?;
     // Last: where the right for it is missing, all else works as without it.
     counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
     Ok(Action::requeue(pass.pause(&valid.store)))
+}
+
+/// One KvCluster with what exists of it.
+struct Site<'a> {
+    cluster: &'a KvCluster,
+    context: &'a Context,
+    valid: &'a ValidCluster,
+    observed: &'a Observed,
+    platform: &'a StatusRecord,
+}
+
+/// The KvCluster as its objects shall be now.
+fn as_it_shall_be(valid: &ValidCluster, observed: &Observed, stopped: bool) -> ValidCluster {
+    let storage = volumes::as_claimed(&valid.storage, observed.stateful_set.as_deref());
+    ValidCluster { storage, stopped, ..valid.clone() }
 }
 
 /// Writes nothing but, once, that nothing is written.
@@ -348,33 +384,20 @@ async fn label_pods(
     Ok(())
 }
 
-async fn replace_outdated(
-    context: &Context,
-    valid: &ValidCluster,
-    observed: &Observed,
-    pass: &Pass,
-) -> Result<(), ReconcileError> {
+async fn replace_outdated(context: &Context, observed: &Observed, pass: &Pass) -> Result<(), ReconcileError> {
     let Roll::Replace(name) = &pass.roll else { return Ok(()) };
-    let pod = observed.pods.get(name).filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    // One at a time, also by what Services and budgets go by. A pod that is not ready itself costs nobody
-    // anything, and replacing it may be what makes the others ready.
-    let may_go = |pod: &Pod| !observe::is_ready(pod) || observe::others_are_ready(valid, observed, name);
-    if let Some(pod) = pod.filter(|pod| may_go(pod)) {
-        tracing::info!(pod = %name, "replacing, for it was made from an older description");
+    if let Some(pod) = observed.pods.get(name).filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        tracing::info!(pod = %name, "replacing, for it was made from another description");
         apply::replace_pod(&context.client, pod).await?;
     }
     Ok(())
 }
 
-async fn report(
-    cluster: &KvCluster,
-    context: &Context,
-    valid: &ValidCluster,
-    pass: &Pass,
-) -> Result<(), ReconcileError> {
-    let summary = status::summarize(&valid.store, pass);
+async fn report(site: &Site<'_>, summary: &Summary, volumes: Option<&VolumeReport>) -> Result<(), ReconcileError> {
+    let Site { cluster, context, valid, .. } = site;
     let selector = names::selector_text(&valid.name);
-    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, Timestamp::now());
+    let now = Timestamp::now();
+    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, summary, volumes, now);
     if let Some(next) = next {
         apply::patch_status(&context.client, cluster, &next).await?;
     }

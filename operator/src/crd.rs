@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
     doc = "A replicated key-value store: one leader and some followers. A write is acknowledged once writeQuorum followers hold it.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 45")
         .message("metadata.name must start with a letter, have at most 45 characters and none but a-z, 0-9 and '-': Services and pods are named after it"),
+    validation = shrink_rule(),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader"),
     printcolumn(name = "Followers", type_ = "string", json_path = ".status.followersReady", description = "Followers that are caught up, of all"),
@@ -46,12 +47,12 @@ use serde::{Deserialize, Serialize};
         .message("followers cannot be changed in this release: create another KvCluster with the number you want and copy the data")
         .field_path(".followers"),
     validation = delay_below_timeout_rule(),
+    validation = Rule::new("!self.hibernated || self.storage.type == 'Persistent'")
+        .message("hibernated needs storage.type Persistent: a store in memory would lose everything that it holds")
+        .field_path(".hibernated"),
     validation = Rule::new("self.storage.type == oldSelf.storage.type")
         .message("storage.type cannot be changed: create another KvCluster and copy the data")
         .field_path(".storage.type"),
-    validation = Rule::new("!has(oldSelf.storage.size) || (has(self.storage.size) && (!isQuantity(self.storage.size) || quantity(self.storage.size).compareTo(quantity(oldSelf.storage.size)) == 0))")
-        .message("storage.size cannot be changed in this release: keep it, or create another KvCluster and copy the data")
-        .field_path(".storage"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
         .message("storage.storageClassName cannot be changed: create another KvCluster and copy the data")
         .field_path(".storage"),
@@ -86,6 +87,11 @@ pub struct KvClusterSpec {
     /// Where the nodes keep the data.
     #[serde(default)]
     pub storage: Storage,
+
+    /// Whether the store sleeps: no node runs, and the volumes keep what was written. Set to false, it wakes up with
+    /// all of it. For Persistent storage only.
+    #[serde(default)]
+    pub hibernated: bool,
 
     /// What to do when every recorded copy of the data is gone: `Halt` waits for a person, `Reset` starts
     /// again with an empty store and says so in a Warning event.
@@ -180,6 +186,8 @@ pub struct DelayRange {
 #[x_kube(
     validation = Rule::new("self.type == 'Persistent' || (!has(self.size) && !has(self.storageClassName))")
         .message("storage.size and storage.storageClassName belong to type Persistent: remove them or set type: Persistent"),
+    validation = Rule::new("self.type == 'Persistent' || !has(self.whenDeleted)")
+        .message("storage.whenDeleted belongs to type Persistent: remove it or set type: Persistent"),
     validation = Rule::new("self.type != 'Persistent' || has(self.size)")
         .message("storage.size is missing: say how large each node's volume shall be, such as size: 1Gi"),
     validation = Rule::new("!has(self.size) || (isQuantity(self.size) && quantity(self.size).isGreaterThan(quantity('0')))")
@@ -192,7 +200,8 @@ pub struct Storage {
     #[serde(rename = "type", default)]
     pub kind: StorageKind,
 
-    /// Size of each node's volume, for Persistent.
+    /// Size of each node's volume, for Persistent. It can be raised while the store runs, where the storage class
+    /// lets volumes grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "short_text")]
     pub size: Option<String>,
@@ -201,6 +210,22 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "short_text")]
     pub storage_class_name: Option<String>,
+
+    /// What becomes of the volumes when the KvCluster is deleted, for Persistent. `Retain`, the default: they stay,
+    /// and a KvCluster of the same name finds its data again. `Delete`: they go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "when_deleted")]
+    pub when_deleted: Option<WhenDeleted>,
+}
+
+/// What becomes of volumes when their KvCluster is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum WhenDeleted {
+    /// They stay.
+    #[default]
+    Retain,
+    /// They are deleted, and the data with them.
+    Delete,
 }
 
 /// Kind of storage.
@@ -307,7 +332,12 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// Ready, Progressing, Degraded, QuorumAvailable.
+    /// Size of the smallest volume, for Persistent storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "short_text")]
+    pub volume_size: Option<String>,
+
+    /// Ready, Progressing, Degraded, QuorumAvailable; of Persistent stores VolumesResized; Paused while it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -390,6 +420,25 @@ fn short_text(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "maxLength": 253 })
 }
 
+/// Without `nullable`, as above.
+fn when_deleted(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "enum": ["Retain", "Delete"] })
+}
+
+/// Kubernetes never makes a volume smaller. A size that the volumes did not get, because they cannot grow, can be taken
+/// back: the rule is on the whole object, since the status says what they have.
+fn shrink_rule() -> Rule {
+    let (new, old, has) = ("self.spec.storage.size", "oldSelf.spec.storage.size", "self.status.volumeSize");
+    let at_least = |least: &str| format!("quantity({new}).compareTo(quantity({least})) >= 0");
+    Rule::new(format!(
+        "!has({old}) || !has({new}) || !isQuantity({new}) || {} || (has(self.status) && has({has}) && isQuantity({has}) && {})",
+        at_least(old),
+        at_least(has),
+    ))
+    .message("storage.size cannot shrink: volumes only grow. Keep it, or create another KvCluster and copy the data")
+    .field_path(".spec.storage.size")
+}
+
 /// What a duration looks like. Six digits keep every text of 20 characters inside what CEL can hold.
 const DURATION_PATTERN: &str = r"^(0|([0-9]{1,6}(\\.[0-9]{1,6})?(ns|us|ms|s|m|h))+)$";
 
@@ -463,6 +512,7 @@ mod tests {
         assert_eq!(spec["storage"]["default"]["type"], "Memory");
         assert_eq!(spec["storage"]["properties"]["type"]["default"], "Memory");
         assert_eq!(spec["dataLossPolicy"]["default"], "Halt");
+        assert_eq!(spec["hibernated"]["default"], false);
     }
 
     #[rstest]
@@ -487,6 +537,8 @@ mod tests {
     #[case(json!({"storage": {"type": "Persistent", "size": "0"}}), "storage.size must be a quantity")]
     #[case(json!({"clientTokens": {"secretName": ""}}), "clientTokens.secretName must be the name of a Secret")]
     #[case(json!({"clientTokens": {"secretName": "A_b"}}), "clientTokens.secretName must be the name of a Secret")]
+    #[case(json!({"storage": {"whenDeleted": "Delete"}}), "storage.whenDeleted belongs to type Persistent")]
+    #[case(json!({"hibernated": true}), "hibernated needs storage.type Persistent")]
     #[case(json!({"compressAbove": 255}), "compressAbove must be 256 to 4194304")]
     #[case(json!({"compressAbove": 4_194_305}), "compressAbove must be 256 to 4194304")]
     fn a_wrong_spec_is_refused_with_what_to_change(#[case] spec: serde_json::Value, #[case] message: &str) {
@@ -514,12 +566,7 @@ mod tests {
     #[case(
         json!({"storage": {"type": "Persistent", "size": "10Gi"}}),
         json!({"storage": {"type": "Persistent", "size": "9000Mi"}}),
-        "storage.size cannot be changed"
-    )]
-    #[case::a_volume_does_not_grow_by_itself(
-        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
-        json!({"storage": {"type": "Persistent", "size": "2Gi"}}),
-        "storage.size cannot be changed"
+        "storage.size cannot shrink"
     )]
     #[case(
         json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}),
@@ -541,8 +588,33 @@ mod tests {
         json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
         json!({"storage": {"type": "Persistent", "size": "1024Mi"}})
     )]
+    #[case::a_volume_grows(
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "2Gi"}})
+    )]
+    #[case::another_thought_about_the_data(
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "1Gi", "whenDeleted": "Delete"}})
+    )]
+    #[case::asleep(
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
+        json!({"storage": {"type": "Persistent", "size": "1Gi"}, "hibernated": true})
+    )]
     fn what_can_change_is_accepted(#[case] old: serde_json::Value, #[case] new: serde_json::Value) {
         cluster(new).validate_cel_update(&cluster(old)).expect("accepted");
+    }
+
+    /// Where no volume can grow, the wish for larger ones must not be there for ever.
+    #[rstest]
+    #[case::to_what_they_have("1Gi", true)]
+    #[case::to_something_in_between("1500Mi", true)]
+    #[case::below_what_they_have("512Mi", false)]
+    fn a_size_that_no_volume_has_can_be_taken_back(#[case] size: &str, #[case] accepted: bool) {
+        let of_size = |size: &str| cluster(json!({"storage": {"type": "Persistent", "size": size}}));
+        let mut wished_for = of_size("2Gi");
+        wished_for.status = Some(KvClusterStatus { volume_size: Some("1Gi".into()), ..KvClusterStatus::default() });
+        let changed = KvCluster { status: wished_for.status.clone(), ..of_size(size) };
+        assert_eq!(changed.validate_cel_update(&wished_for).is_ok(), accepted);
     }
 
     #[rstest]
@@ -574,6 +646,7 @@ mod tests {
     #[rstest]
     #[case("kvcluster.yaml")]
     #[case("kvcluster-minimal.yaml")]
+    #[case("kvcluster-persistent.yaml")]
     fn the_examples_are_accepted(#[case] file: &str) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(file);
         let text = std::fs::read_to_string(path).expect("the example");

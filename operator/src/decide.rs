@@ -2,8 +2,10 @@
 //!
 //! The same decisions steer pods and local processes. Each function answers one question:
 //! [`leadership`] whether a leader must be elected, [`membership`] which learner may count from now on,
-//! [`settings`] what has to be changed on the leader, [`roles`] which pod carries which label, and [`roll`]
+//! [`settings`] what has to be changed on the leader, [`roles`] which pod carries which label, and [`roll()`]
 //! which outdated node is replaced next.
+
+mod roll;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -14,6 +16,7 @@ use quorumkv_api::{
 };
 use quorumkv_protocol::election::{self, Shortfall};
 
+pub use self::roll::{Hold, Roll, roll};
 use crate::{crd::DataLossPolicy, record::Record, validate::Store};
 
 /// How long a leader may be silent before another is elected.
@@ -36,6 +39,31 @@ pub enum Presence {
     Stopping,
 }
 
+/// What the platform says of a node beyond its presence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodReport {
+    /// Whether Services and budgets count it as ready. That comes a moment after the node says so of itself.
+    pub ready: bool,
+    /// What keeps it from running.
+    pub trouble: Option<Trouble>,
+}
+
+/// What keeps a pod from running, by the platform's own word for it, such as `ImagePullBackOff`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its process is not even begun: there is no image, no machine, or a part of its description is missing.
+    CannotStart(String),
+    /// Its process ended, perhaps again and again.
+    KeepsEnding(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::CannotStart(reason) | Self::KeepsEnding(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
 /// One node as it was found.
 #[derive(Debug, Clone)]
 pub struct NodeView {
@@ -45,10 +73,24 @@ pub struct NodeView {
     pub presence: Presence,
     /// What it says of itself; none if it did not answer.
     pub state: Option<NodeState>,
-    /// Whether it was made from an older description than the present one.
+    /// Whether it was made from another description than the present one.
     pub outdated: bool,
     /// Whether it runs and does not take the manager's token: it is there, and cannot be asked what it is.
     pub refuses_token: bool,
+    /// What the platform says of it besides; none where there is no pod, but a process.
+    pub report: Option<PodReport>,
+}
+
+impl NodeView {
+    /// What keeps it from running, if the platform says so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.report.as_ref()?.trouble.as_ref()
+    }
+
+    fn cannot_start(&self) -> bool {
+        self.presence == Presence::NotRunning && matches!(self.trouble(), Some(Trouble::CannotStart(_)))
+    }
 }
 
 /// All that the decisions look at.
@@ -299,41 +341,6 @@ pub fn roles(situation: &Situation<'_>, leadership: &Leadership) -> BTreeMap<Nod
     situation.store.nodes.iter().map(|name| (name.clone(), role(name))).collect()
 }
 
-/// The next step of replacing outdated nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Roll {
-    /// Nothing is outdated.
-    Done,
-    /// Replace this node.
-    Replace(NodeId),
-    /// Only the leader is left: elect another first.
-    HandOver,
-    /// Something is outdated, but replacing it now would take a copy too many.
-    Wait,
-}
-
-/// Which outdated node is replaced next: first those in which nothing runs, then the followers one at a
-/// time while all others are caught up and counted, the leader last.
-#[must_use]
-pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
-    let outdated: Vec<&NodeView> =
-        situation.nodes.iter().filter(|view| view.outdated && view.presence != Presence::Absent).collect();
-    if outdated.is_empty() {
-        return Roll::Done;
-    }
-    if let Some(dead) = outdated.iter().find(|view| view.presence == Presence::NotRunning) {
-        return Roll::Replace(dead.address.node.clone());
-    }
-    if *leadership != Leadership::Active || !is_whole(situation) {
-        return Roll::Wait;
-    }
-    let leader = situation.record.leader.as_ref();
-    match outdated.iter().find(|view| Some(&view.address.node) != leader) {
-        Some(follower) => Roll::Replace(follower.address.node.clone()),
-        None => Roll::HandOver,
-    }
-}
-
 /// Whether every node runs, answers, and every follower is connected, caught up and counted.
 #[must_use]
 pub fn is_whole(situation: &Situation<'_>) -> bool {
@@ -498,28 +505,6 @@ mod tests {
         #[case] role: Option<Role>,
     ) {
         assert_eq!(roles(&after(bend).situation(), &state).get(&name(0)).copied(), role);
-    }
-
-    #[rstest]
-    #[case::nothing_outdated(|_: &mut Scene| {}, Roll::Done)]
-    #[case::a_follower_first(|s: &mut Scene| { s.nodes[0].outdated = true; s.nodes[3].outdated = true; }, Roll::Replace(name(3)))]
-    #[case::the_leader_last(|s: &mut Scene| s.nodes[0].outdated = true, Roll::HandOver)]
-    #[case::one_is_still_learning(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).caught_up = false; }, Roll::Wait)]
-    #[case::one_is_not_counted_yet(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).counted = false; }, Roll::Wait)]
-    #[case::one_is_missing(|s: &mut Scene| { s.nodes[3].outdated = true; s.silence(2); s.nodes[2].presence = Presence::Absent; }, Roll::Wait)]
-    #[case::one_is_stopping(|s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[2].presence = Presence::Stopping; }, Roll::Wait)]
-    #[case::nothing_runs_in_it(
-        |s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[3].presence = Presence::NotRunning; s.silence(2); },
-        Roll::Replace(name(3))
-    )]
-    fn outdated_nodes_are_replaced_one_at_a_time(#[case] bend: Bend, #[case] expected: Roll) {
-        assert_eq!(roll(&after(bend).situation(), &Leadership::Active), expected);
-    }
-
-    #[test]
-    fn nothing_is_replaced_while_no_leader_is_active() {
-        let scene = after(|s| s.nodes[3].outdated = true);
-        assert_eq!(roll(&scene.situation(), &Leadership::Settling), Roll::Wait);
     }
 
     #[test]

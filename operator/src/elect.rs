@@ -98,6 +98,23 @@ pub async fn run<P: Platform>(
     Ok(Elected { versioned, state, lease_wait: choice.lease_wait })
 }
 
+/// The first half of an election, and no second one: nobody leads, and every node that answers has promised an epoch
+/// that nobody leads in. What is recorded then, and what the nodes hold.
+///
+/// # Errors
+/// See [`ElectionError`].
+pub async fn stand_down<P: Platform>(
+    platform: &P,
+    client: &PeerClient,
+    read: &Versioned,
+    reachable: &[PeerAddress],
+    epoch: Epoch,
+) -> Result<(Versioned, Vec<FenceReply>), ElectionError> {
+    let opened = platform.replace(read, Record { epoch, leader: None, ..read.record.clone() }).await?;
+    let answers = fence(client, &reachable.iter().collect::<Vec<_>>(), epoch).await?;
+    Ok((opened, answers))
+}
+
 async fn fence(client: &PeerClient, nodes: &[&PeerAddress], epoch: Epoch) -> Result<Vec<FenceReply>, ElectionError> {
     let request = &FenceRequest { epoch };
     let asked = nodes.iter().map(async |node| (*node, client.fence(&node.peer_url, request).await));

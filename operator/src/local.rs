@@ -375,7 +375,7 @@ impl Local<'_> {
 }
 
 fn known(process: &Process) -> KnownNode {
-    KnownNode { address: process.address.clone(), presence: process.presence(), outdated: false }
+    KnownNode { address: process.address.clone(), presence: process.presence(), outdated: false, report: None }
 }
 
 fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], data: Option<&Path>, page: &str) {

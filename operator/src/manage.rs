@@ -5,6 +5,8 @@
 
 mod handover;
 mod happening;
+mod rolling;
+mod standing_down;
 
 use std::time::Duration;
 
@@ -16,9 +18,12 @@ use quorumkv_api::{
 };
 use tokio::time::Instant;
 
-pub use self::happening::Happening;
+pub use self::{
+    happening::Happening,
+    standing_down::{Settling, leave_nobody_leading, settle},
+};
 use crate::{
-    decide::{self, ElectionReason, Leadership, NodeView, Presence, Roll, Situation},
+    decide::{self, ElectionReason, Hold, Leadership, NodeView, PodReport, Presence, Roll, Situation},
     elect::{self, Candidacy, ElectionError},
     record::{Platform, Record, RecordError, Versioned},
     validate::Store,
@@ -34,8 +39,10 @@ pub struct KnownNode {
     pub address: PeerAddress,
     /// Whether its process can be there at all.
     pub presence: Presence,
-    /// Whether it was made from an older description than the present one.
+    /// Whether it was made from another description than the present one.
     pub outdated: bool,
+    /// What the platform says of it besides; none where there is no pod, but a process.
+    pub report: Option<PodReport>,
 }
 
 /// What one pass remembers for the next. Losing it costs time, never safety.
@@ -54,6 +61,8 @@ pub struct Memory {
     wish: Option<(NodeId, Instant)>,
     /// What became of a pass that ended before it could tell.
     untold: Option<Happening>,
+    /// How far the replacement of outdated nodes is.
+    rolling: rolling::Progress,
 }
 
 /// What a pass found and did.
@@ -69,6 +78,8 @@ pub struct Pass {
     pub settings_refusal: Option<String>,
     /// What the platform shall do about outdated nodes.
     pub roll: Roll,
+    /// Whether outdated nodes wait for something that does not come by itself, or not soon.
+    pub roll_held: bool,
     /// What to tell people.
     pub happenings: Vec<Happening>,
 }
@@ -140,7 +151,8 @@ pub async fn pass<P: Platform>(
         nodes: probe(client, nodes).await,
         leadership: Leadership::Suspect,
         settings_refusal: None,
-        roll: Roll::Wait,
+        roll: Roll::Wait(Hold::NoLeader),
+        roll_held: false,
         happenings: Vec::new(),
     };
     // A manager that just started, or whose cache lags, must not push members that are no longer recorded.
@@ -173,6 +185,7 @@ async fn act<P: Platform>(
     memory.locked_out = false;
     pass.leadership = decide::leadership(&memory.situation(store, pass));
     pass.roll = decide::roll(&memory.situation(store, pass), &pass.leadership);
+    rolling::note(&mut memory.rolling, pass, Instant::now());
     if handover::switch_over(platform, client, store, pass, memory).await? {
         return Ok(());
     }
@@ -194,9 +207,14 @@ async fn act<P: Platform>(
     Ok(())
 }
 
+fn reachable(pass: &Pass) -> Vec<PeerAddress> {
+    let may_run = |view: &&NodeView| !matches!(view.presence, Presence::Absent | Presence::NotRunning);
+    pass.nodes.iter().filter(may_run).map(|view| view.address.clone()).collect()
+}
+
 /// Asks every node that can be there what it is.
 async fn probe(client: &PeerClient, nodes: Vec<KnownNode>) -> Vec<NodeView> {
-    join_all(nodes.into_iter().map(async |KnownNode { address, presence, outdated }| {
+    join_all(nodes.into_iter().map(async |KnownNode { address, presence, outdated, report }| {
         let answer = match presence {
             Presence::Absent | Presence::NotRunning => None,
             Presence::Running | Presence::Stopping => Some(client.state(&address.peer_url).await),
@@ -210,7 +228,7 @@ async fn probe(client: &PeerClient, nodes: Vec<KnownNode>) -> Vec<NodeView> {
         );
         // Another node may have got the address of one that is gone.
         let state = answer.and_then(Result::ok).filter(|state| state.node == address.node);
-        NodeView { address, presence, state, outdated, refuses_token }
+        NodeView { address, presence, state, outdated, refuses_token, report }
     }))
     .await
 }
@@ -292,8 +310,7 @@ async fn elect_leader<P: Platform>(
     };
     let wanted = store.switchover_to.as_ref().filter(|_| reason == ElectionReason::Switchover);
     let peers: Vec<PeerAddress> = pass.nodes.iter().map(|view| view.address.clone()).collect();
-    let may_run = |view: &&NodeView| !matches!(view.presence, Presence::Absent | Presence::NotRunning);
-    let reachable: Vec<PeerAddress> = pass.nodes.iter().filter(may_run).map(|view| view.address.clone()).collect();
+    let reachable = reachable(pass);
     let candidacy = Candidacy {
         peers: &peers,
         reachable: &reachable,

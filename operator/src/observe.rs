@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Pod, Service},
+    core::v1::{ContainerState, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -18,7 +18,7 @@ use quorumkv_api::NodeId;
 
 use crate::{
     build::{names, nodes::CONTAINER},
-    decide::Presence,
+    decide::{PodReport, Presence, Trouble},
     manage::KnownNode,
     validate::ValidCluster,
 };
@@ -34,6 +34,8 @@ pub struct Caches {
     pub budgets: Store<PodDisruptionBudget>,
     /// Pods.
     pub pods: Store<Pod>,
+    /// Claims of volumes.
+    pub claims: Store<PersistentVolumeClaim>,
 }
 
 /// What exists of one KvCluster.
@@ -47,6 +49,8 @@ pub struct Observed {
     pub budget: Option<Arc<PodDisruptionBudget>>,
     /// Its pods, by name.
     pub pods: BTreeMap<NodeId, Arc<Pod>>,
+    /// The claims of its nodes' volumes, by node.
+    pub claims: BTreeMap<NodeId, Arc<PersistentVolumeClaim>>,
 }
 
 /// Looks everything up.
@@ -60,7 +64,12 @@ pub fn observe(caches: &Caches, cluster: &ValidCluster) -> Observed {
         // A pod of the same name may belong to something else, or to a StatefulSet that is gone.
         owned_by(&*pod, stateful_set.as_ref()?.metadata.uid.as_deref()?).then(|| (node.clone(), pod))
     });
+    let claims = store.nodes.iter().filter_map(|node| {
+        let claim = caches.claims.get(&ObjectRef::new(&names::claim(node)).within(namespace))?;
+        claim.metadata.deletion_timestamp.is_none().then(|| (node.clone(), claim))
+    });
     Observed {
+        claims: claims.collect(),
         services: services
             .into_iter()
             .filter_map(|name| Some((name.clone(), caches.services.get(&ObjectRef::new(&name).within(namespace))?)))
@@ -86,7 +95,8 @@ pub fn known_nodes(cluster: &ValidCluster, observed: &Observed) -> Vec<KnownNode
         let outdated = revision.is_some_and(|revision| {
             pod.is_some_and(|pod| pod.labels().get("controller-revision-hash").is_some_and(|hash| hash != revision))
         });
-        KnownNode { address: names::address(cluster, node, ip), presence: presence(pod), outdated }
+        let address = names::address(cluster, node, ip);
+        KnownNode { address, presence: presence(pod), outdated, report: pod.map(report) }
     };
     cluster.store.nodes.iter().map(known).collect()
 }
@@ -98,33 +108,51 @@ fn latest_revision(set: &StatefulSet) -> Option<&str> {
     current.then_some(status.update_revision.as_deref()).flatten()
 }
 
-/// Whether Kubernetes sees every pod but this one as Ready. Nodes say of themselves that they are well before
-/// Services and budgets go by it.
-#[must_use]
-pub fn others_are_ready(cluster: &ValidCluster, observed: &Observed, but: &NodeId) -> bool {
-    let ready = |node: &NodeId| observed.pods.get(node).is_some_and(|pod| is_ready(pod));
-    cluster.store.nodes.iter().filter(|node| *node != but).all(ready)
+/// What Kubernetes says of a pod beyond its presence.
+fn report(pod: &Pod) -> PodReport {
+    PodReport { ready: is_ready(pod), trouble: trouble(pod) }
+}
+
+/// What keeps a pod from running that will not pass in a moment by itself.
+fn trouble(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    if let Some(phase) = status.phase.as_deref().filter(|phase| ["Failed", "Succeeded"].contains(phase)) {
+        return Some(Trouble::KeepsEnding(status.reason.clone().unwrap_or_else(|| phase.to_owned())));
+    }
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let unplaced = conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False");
+    if let Some(reason) = unplaced.and_then(|condition| condition.reason.clone()) {
+        return Some(Trouble::CannotStart(reason));
+    }
+    let reason = container_state(pod)?.waiting.as_ref()?.reason.as_deref()?;
+    match reason {
+        "CrashLoopBackOff" => Some(Trouble::KeepsEnding(reason.to_owned())),
+        // On its way.
+        "ContainerCreating" | "PodInitializing" => None,
+        // The image cannot be had, or the container cannot be made of it.
+        _ => Some(Trouble::CannotStart(reason.to_owned())),
+    }
 }
 
 /// The pod's condition Ready.
-#[must_use]
-pub fn is_ready(pod: &Pod) -> bool {
+fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn presence(pod: Option<&Pod>) -> Presence {
     let Some(pod) = pod else { return Presence::Absent };
-    let state = pod.status.as_ref().and_then(|status| {
-        let containers = status.container_statuses.as_ref()?;
-        containers.iter().find(|container| container.name == CONTAINER)?.state.as_ref()
-    });
-    let running = state.is_some_and(|state| state.running.is_some());
+    let running = container_state(pod).is_some_and(|state| state.running.is_some());
     match (running, pod.metadata.deletion_timestamp.is_some()) {
         (false, _) => Presence::NotRunning,
         (true, true) => Presence::Stopping,
         (true, false) => Presence::Running,
     }
+}
+
+fn container_state(pod: &Pod) -> Option<&ContainerState> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    containers.iter().find(|container| container.name == CONTAINER)?.state.as_ref()
 }
 
 #[cfg(test)]
@@ -164,24 +192,38 @@ mod tests {
         assert_eq!(presence(Some(&pod(state, deleted))), expected);
     }
 
+    #[rstest]
+    #[case::runs(json!({"running": {}}), None)]
+    #[case::is_being_made(json!({"waiting": {"reason": "ContainerCreating"}}), None)]
+    #[case::ended_just_now(json!({"terminated": {"exitCode": 137}}), None)]
+    #[case::no_image(json!({"waiting": {"reason": "ErrImagePull"}}), Some(Trouble::CannotStart("ErrImagePull".into())))]
+    #[case::no_secret(
+        json!({"waiting": {"reason": "CreateContainerConfigError"}}),
+        Some(Trouble::CannotStart("CreateContainerConfigError".into()))
+    )]
+    #[case::ends_again_and_again(
+        json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+        Some(Trouble::KeepsEnding("CrashLoopBackOff".into()))
+    )]
+    fn what_keeps_a_pod_from_running_is_what_the_kubelet_says(
+        #[case] state: serde_json::Value,
+        #[case] expected: Option<Trouble>,
+    ) {
+        assert_eq!(report(&pod(state, false)), PodReport { ready: false, trouble: expected });
+    }
+
     #[test]
-    fn a_pod_is_replaced_only_while_kubernetes_sees_all_others_ready() {
-        let cluster = valid_cluster();
-        let with_ready = |ready: &str| {
-            let mut pod = pod(json!({"running": {}}), false);
-            let condition = json!({"type": "Ready", "status": ready});
-            pod.status.get_or_insert_default().conditions = Some(vec![serde_json::from_value(condition).expect("one")]);
-            Arc::new(pod)
+    fn a_pod_without_a_machine_and_one_that_was_evicted_are_in_trouble() {
+        let of = |status: serde_json::Value| {
+            report(&serde_json::from_value(json!({"metadata": {"name": "demo-0"}, "status": status})).expect("a pod"))
         };
-        let (one, other) = (cluster.store.nodes[0].clone(), cluster.store.nodes[1].clone());
-        let pods = cluster.store.nodes.iter().map(|node| (node.clone(), with_ready("True")));
-        let mut observed = Observed { pods: pods.collect(), ..Observed::default() };
-        assert!(others_are_ready(&cluster, &observed, &one));
-        observed.pods.insert(other.clone(), with_ready("False"));
-        assert!(!others_are_ready(&cluster, &observed, &one));
-        assert!(others_are_ready(&cluster, &observed, &other), "the one that is replaced need not be");
-        observed.pods.remove(&other);
-        assert!(!others_are_ready(&cluster, &observed, &one), "one that is not there is not ready");
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"});
+        let unplaced = of(json!({"phase": "Pending", "conditions": [condition]}));
+        assert_eq!(unplaced.trouble, Some(Trouble::CannotStart("Unschedulable".into())));
+        let evicted = of(json!({"phase": "Failed", "reason": "Evicted"}));
+        assert_eq!(evicted.trouble, Some(Trouble::KeepsEnding("Evicted".into())));
+        let ready = of(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        assert_eq!(ready, PodReport { ready: true, trouble: None });
     }
 
     #[test]

@@ -50,6 +50,26 @@ reasons! {
     SwitchoverMissed true,
     /// A copy that had to learn counts from now on.
     MemberRecorded false,
+    /// Nodes are replaced by ones of the present description, one after the other.
+    Rolling false,
+    /// Every node is of the present description.
+    Rolled false,
+    /// Nodes are still to be replaced, and none of them can be now.
+    RollHeld true,
+    /// The store is about to sleep.
+    Hibernating false,
+    /// Nothing of the store runs any more.
+    Hibernated false,
+    /// The store sleeps, and some copies lack entries that others hold.
+    HibernatedUnsettled true,
+    /// The store wakes up.
+    Waking false,
+    /// Volumes are made larger.
+    VolumesGrowing false,
+    /// Every volume has the size of the spec.
+    VolumesGrown false,
+    /// A volume cannot be made larger.
+    VolumesCannotGrow true,
     /// New settings are in force.
     SettingsApplied false,
     /// New settings are refused for now.

@@ -11,7 +11,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod, core::v1::Service, policy::v1::PodDisruptionBudget};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
     Client, Resource, ResourceExt,
     client::ClientBuilder,
@@ -205,6 +209,8 @@ async fn work(
         services: watch::<Service>(&client, &namespaces, &triggers, &mut watches),
         budgets: watch::<PodDisruptionBudget>(&client, &namespaces, &triggers, &mut watches),
         pods: watch::<Pod>(&client, &namespaces, &triggers, &mut watches),
+        // They carry the labels that the StatefulSet selects its pods by.
+        claims: watch::<PersistentVolumeClaim>(&client, &namespaces, &triggers, &mut watches),
     };
     tokio::select! {
         () = filled(&caches) => {}
@@ -262,15 +268,21 @@ fn page(
 }
 
 async fn filled(caches: &Caches) {
-    let Caches { stateful_sets, services, budgets, pods } = caches;
+    let Caches { stateful_sets, services, budgets, pods, claims } = caches;
     // An error here means that the watch has ended, and then the process ends with it.
     let waits = futures::join!(
         stateful_sets.wait_until_ready(),
         services.wait_until_ready(),
         budgets.wait_until_ready(),
-        pods.wait_until_ready()
+        pods.wait_until_ready(),
+        claims.wait_until_ready()
     );
-    if let (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) = waits {
+    if let (Err(error), ..)
+    | (_, Err(error), ..)
+    | (_, _, Err(error), ..)
+    | (_, _, _, Err(error), _)
+    | (.., Err(error)) = waits
+    {
         tracing::error!(%error, "a cache was not filled");
     }
 }

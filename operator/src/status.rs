@@ -25,9 +25,33 @@ const PAUSED: &str = "Paused";
 
 /// Reason of conditions while the nodes answer the operator with 401.
 const NODES_REFUSE_TOKEN: &str = Reason::NodesRefuseToken.as_str();
+/// Condition of a store with volumes: they have the size of the spec.
+const VOLUMES_RESIZED: &str = "VolumesResized";
 
 /// All that there are.
-pub const CONDITIONS: [&str; 5] = ["Ready", "Progressing", "Degraded", "QuorumAvailable", PAUSED];
+pub const CONDITIONS: [&str; 6] = ["Ready", "Progressing", "Degraded", "QuorumAvailable", VOLUMES_RESIZED, PAUSED];
+
+/// Reason of the conditions while a store falls asleep.
+pub const HIBERNATING: &str = "Hibernating";
+/// The same while it sleeps.
+pub const HIBERNATED: &str = "Hibernated";
+
+/// Why it is Ready or is not, as it was last reported.
+#[must_use]
+pub fn ready_reason(status: Option<&KvClusterStatus>) -> Option<&str> {
+    reason_of(status, "Ready")
+}
+
+/// Why its volumes have the size of the spec or have not, as it was last reported.
+#[must_use]
+pub fn volumes_reason(status: Option<&KvClusterStatus>) -> Option<&str> {
+    reason_of(status, VOLUMES_RESIZED)
+}
+
+fn reason_of<'a>(status: Option<&'a KvClusterStatus>, kind: &str) -> Option<&'a str> {
+    let known = status?.conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some(&known.reason)
+}
 
 /// One condition without its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +65,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn new(holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
         Self { holds, reason, message: message.into() }
     }
 }
@@ -106,6 +130,7 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
 /// Followers that are not yet what they should be, each with what it lacks.
 fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
     let Some(leader) = situation.leader_state() else { return Vec::new() };
+    let trouble = |name: &NodeId| situation.node(name)?.trouble();
     let lacks = |name: &NodeId| {
         let view = situation.node(name);
         match view.map_or(Presence::Absent, |view| view.presence) {
@@ -125,7 +150,11 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
         }
     };
     let followers = situation.store.nodes.iter().filter(|name| **name != leader.node);
-    followers.filter_map(|name| lacks(name).map(|what| format!("{name} {what}"))).collect()
+    let named = |name: &NodeId| {
+        let what = lacks(name)?;
+        Some(trouble(name).map_or_else(|| format!("{name} {what}"), |trouble| format!("{name} {what} ({trouble})")))
+    };
+    followers.filter_map(named).collect()
 }
 
 /// What is missing; and where nothing more will come by waiting, what a person can do.
@@ -199,7 +228,12 @@ fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &
         Leadership::Active if pass.roll != Roll::Done => {
             let outdated = pass.nodes.iter().filter(|view| view.outdated).map(|view| view.address.node.0.as_str());
             let names = outdated.collect::<Vec<_>>().join(", ");
-            Verdict::new(true, "RollingNodes", format!("Nodes still to be replaced: {names}"))
+            match &pass.roll {
+                Roll::Wait(hold) if pass.roll_held => {
+                    Verdict::new(false, "RollHeld", format!("Nodes still to be replaced: {names}; {hold}"))
+                }
+                _ => Verdict::new(true, "RollingNodes", format!("Nodes still to be replaced: {names}")),
+            }
         }
         Leadership::Active if !unready.is_empty() => Verdict::new(true, "FollowersJoining", unready.join(", ")),
         Leadership::Active => Verdict::new(false, "Stable", "Everything is as the spec says"),
@@ -232,6 +266,7 @@ pub struct DerivedStatus {
     delay_range: Option<String>,
     write_timeout: Option<String>,
     selector: Option<String>,
+    volume_size: Option<String>,
     conditions: Vec<Condition>,
 }
 
@@ -251,6 +286,7 @@ impl DerivedStatus {
             delay_range,
             write_timeout,
             selector,
+            volume_size,
             conditions,
         } = status.clone();
         Self {
@@ -263,9 +299,19 @@ impl DerivedStatus {
             delay_range,
             write_timeout,
             selector,
+            volume_size,
             conditions,
         }
     }
+}
+
+/// What is known of a store's volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeReport {
+    /// They have the size of the spec.
+    pub resized: Verdict,
+    /// Size of the smallest, as its status has it.
+    pub smallest: Option<String>,
 }
 
 /// The derived status after a pass, or none if it is what stands there already.
@@ -275,6 +321,7 @@ pub fn after_pass(
     generation: Option<i64>,
     selector: String,
     summary: &Summary,
+    volumes: Option<&VolumeReport>,
     now: Timestamp,
 ) -> Option<DerivedStatus> {
     let current = current.map(DerivedStatus::of);
@@ -298,16 +345,36 @@ pub fn after_pass(
         ("Degraded", &summary.degraded),
         ("QuorumAvailable", &summary.quorum_available),
     ];
+    let verdicts: Vec<(&str, &Verdict)> =
+        verdicts.into_iter().chain(volumes.map(|volumes| (VOLUMES_RESIZED, &volumes.resized))).collect();
     let next = DerivedStatus {
         observed_generation: generation,
         followers: count(summary.followers),
         ready_followers: count(summary.ready_followers),
         followers_ready: Some(format!("{}/{}", summary.ready_followers, summary.followers)),
         selector: Some(selector),
+        volume_size: volumes.and_then(|volumes| volumes.smallest.clone()),
         conditions: conditions(current.as_ref(), generation, &verdicts, now),
         ..applied
     };
     (current.as_ref() != Some(&next)).then_some(next)
+}
+
+/// What a pass would have found of a store that sleeps, or falls asleep: nothing runs that could be asked, and that is
+/// as it shall be.
+#[must_use]
+pub fn asleep(store: &Store, reason: &'static str, message: &str) -> Summary {
+    let verdict = |holds| Verdict::new(holds, reason, message);
+    Summary {
+        ready: verdict(false),
+        progressing: verdict(reason == HIBERNATING),
+        degraded: verdict(false),
+        quorum_available: verdict(false),
+        leader: None,
+        ready_followers: 0,
+        followers: store.followers(),
+        applied: None,
+    }
 }
 
 /// The derived status of a spec that cannot be built: what runs keeps running, and the condition says why
@@ -398,7 +465,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        decide::ElectionReason,
+        decide::{ElectionReason, Hold, PodReport, Trouble},
         testing::{Scene, name},
     };
 
@@ -409,6 +476,7 @@ mod tests {
             leadership,
             settings_refusal: None,
             roll: Roll::Done,
+            roll_held: false,
             happenings: Vec::new(),
         }
     }
@@ -471,6 +539,57 @@ mod tests {
     }
 
     #[test]
+    fn a_roll_that_is_held_says_by_what() {
+        let mut scene = Scene::steady();
+        scene.nodes[0].outdated = true;
+        scene.silence(4);
+        scene.nodes[4].presence = Presence::NotRunning;
+        let trouble = Some(Trouble::CannotStart("ImagePullBackOff".into()));
+        scene.nodes[4].report = Some(PodReport { ready: false, trouble });
+        scene.seen(4).connected = false;
+        let roll = Roll::Wait(Hold::Unproven(vec![name(4)]));
+        let pass = Pass { roll, ..pass(&scene, Leadership::Active) };
+        let Summary { progressing, degraded, .. } = summarize(&scene.store, &pass);
+        assert_eq!((progressing.holds, progressing.reason), (true, "RollingNodes"));
+        assert!(degraded.message.contains("n4 is not running (ImagePullBackOff)"), "{}", degraded.message);
+        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass }).progressing;
+        assert_eq!((held.holds, held.reason), (false, "RollHeld"));
+        assert!(held.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{held:?}");
+    }
+
+    #[test]
+    fn a_store_that_sleeps_is_not_ready_and_nothing_is_wrong_with_it() {
+        let store = Scene::steady().store;
+        let known = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
+        let falls = stored(&write(Some(&known), &asleep(&store, HIBERNATING, "soon"), 200).expect("a change"));
+        let sleeps = stored(&write(Some(&falls), &asleep(&store, HIBERNATED, "now"), 300).expect("a change"));
+        let of = |status: &KvClusterStatus| -> Vec<(String, String)> {
+            status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect()
+        };
+        let expected = |progressing: &str| {
+            [("Ready", "False"), ("Progressing", progressing), ("Degraded", "False"), ("QuorumAvailable", "False")]
+                .map(|(kind, status)| (kind.to_owned(), status.to_owned()))
+        };
+        assert_eq!(of(&falls), expected("True"));
+        assert_eq!((of(&sleeps), ready_reason(Some(&sleeps))), (expected("False").into(), Some(HIBERNATED)));
+        assert_eq!((sleeps.write_quorum, sleeps.ready_followers), (Some(3), Some(0)), "the quorum is still committed");
+        assert_eq!(write(Some(&sleeps), &asleep(&store, HIBERNATED, "now"), 400), None);
+    }
+
+    #[test]
+    fn volumes_have_a_condition_of_their_own() {
+        let calm = summary(|_| {}, Leadership::Active);
+        let volumes =
+            VolumeReport { resized: Verdict::new(false, "CannotGrow", "no"), smallest: Some("1Gi".to_owned()) };
+        let status = after_pass(None, Some(4), "a=b".into(), &calm, Some(&volumes), at(100)).expect("a status");
+        let status = stored(&status);
+        assert_eq!((volumes_reason(Some(&status)), status.volume_size.as_deref()), (Some("CannotGrow"), Some("1Gi")));
+        assert_eq!(ready_reason(Some(&status)), Some("AllFollowersReady"), "it works as before");
+        let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        assert!(kinds.iter().all(|kind| CONDITIONS.contains(kind)), "{kinds:?}");
+    }
+
+    #[test]
     fn too_few_answers_name_the_missing_members() {
         let shortfall = Shortfall::Recovery { counted: 2, required: 3, missing: vec![name(0), name(5)] };
         let Summary { ready, degraded, .. } = summary(|_| {}, Leadership::Short(shortfall));
@@ -497,7 +616,7 @@ mod tests {
     }
 
     fn write(current: Option<&KvClusterStatus>, summary: &Summary, second: i64) -> Option<DerivedStatus> {
-        after_pass(current, Some(4), "a=b".into(), summary, at(second))
+        after_pass(current, Some(4), "a=b".into(), summary, None, at(second))
     }
 
     #[test]
@@ -553,7 +672,7 @@ mod tests {
         let kinds = |status: &KvClusterStatus| -> Vec<String> {
             status.conditions.iter().map(|condition| condition.type_.clone()).collect()
         };
-        assert_eq!(kinds(&next), CONDITIONS);
+        assert_eq!(kinds(&next), ["Ready", "Progressing", "Degraded", "QuorumAvailable", "Paused"]);
         assert_eq!(next.write_quorum, first.write_quorum);
         assert_eq!(paused(Some(&next), Some(5), at(300)), None, "whatever the spec says by then");
         let resumed = stored(&write(Some(&next), &calm, 400).expect("a change"));

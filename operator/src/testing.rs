@@ -69,6 +69,7 @@ impl Scene {
             presence: Presence::Running,
             state: Some(state(n)),
             outdated: false,
+            report: None,
         });
         Self {
             nodes: nodes.collect(),

@@ -16,7 +16,7 @@ use quorumkv_api::{
 };
 
 use crate::{
-    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind},
+    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind, WhenDeleted},
     switchover,
 };
 
@@ -56,6 +56,10 @@ pub struct ValidCluster {
     pub store: Store,
     /// Where the nodes keep their data.
     pub storage: ValidStorage,
+    /// Whether the store shall sleep.
+    pub hibernated: bool,
+    /// Whether no pod shall be there: it sleeps, or is about to. [`crate::hibernation`] decides when.
+    pub stopped: bool,
     /// What the pods are made of.
     pub pods: PodOptions,
 }
@@ -71,6 +75,8 @@ pub enum ValidStorage {
         size: String,
         /// Its storage class, if not the cluster's default.
         class: Option<String>,
+        /// What becomes of it when the KvCluster is deleted.
+        when_deleted: WhenDeleted,
     },
 }
 
@@ -124,6 +130,12 @@ pub enum InvalidCluster {
     /// Nobody but Kubernetes can read the Secret.
     #[error("clientTokens names a Secret, which only Kubernetes has: leave it out where the nodes are local processes")]
     NoSecrets,
+    /// A store in memory cannot sleep.
+    #[error("hibernated needs storage.type Persistent: a store in memory would lose everything that it holds")]
+    HibernatedMemory,
+    /// A store of processes ends with its manager.
+    #[error("hibernated means nothing here: end this program instead, and start it again")]
+    HibernatedHere,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
     Identity,
@@ -151,6 +163,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         delay: _,
         write_timeout: _,
         storage,
+        hibernated,
         data_loss_policy,
         image,
         image_pull_policy,
@@ -171,6 +184,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         switchover_to: switchover_to(cluster),
     };
     let storage = valid_storage(storage);
+    if hibernated && storage == ValidStorage::Memory {
+        return Err(InvalidCluster::HibernatedMemory);
+    }
     let pods = PodOptions {
         image: image.unwrap_or_else(|| default_image.to_owned()),
         image_pull_policy,
@@ -184,7 +200,8 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         compress_above,
         client_tokens: client_tokens.map(|tokens| tokens.secret_name),
     };
-    Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods })
+    let generation = cluster.metadata.generation;
+    Ok(ValidCluster { name, namespace, owner, generation, store, storage, hibernated, stopped: false, pods })
 }
 
 /// Checks a manifest that no API server has seen, for a store of local processes with these names.
@@ -195,6 +212,9 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     cluster.validate_cel().map_err(InvalidCluster::Rule)?;
     if cluster.spec.client_tokens.is_some() {
         return Err(InvalidCluster::NoSecrets);
+    }
+    if cluster.spec.hibernated {
+        return Err(InvalidCluster::HibernatedHere);
     }
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
@@ -229,12 +249,14 @@ fn validate_settings(spec: &KvClusterSpec, followers: usize) -> Result<Settings,
 }
 
 fn valid_storage(storage: Storage) -> ValidStorage {
-    let Storage { kind, size, storage_class_name } = storage;
+    let Storage { kind, size, storage_class_name, when_deleted } = storage;
     match kind {
         StorageKind::Memory => ValidStorage::Memory,
-        StorageKind::Persistent => {
-            ValidStorage::Persistent { size: size.unwrap_or_else(|| "1Gi".to_owned()), class: storage_class_name }
-        }
+        StorageKind::Persistent => ValidStorage::Persistent {
+            size: size.unwrap_or_else(|| "1Gi".to_owned()),
+            class: storage_class_name,
+            when_deleted: when_deleted.unwrap_or_default(),
+        },
     }
 }
 
@@ -289,10 +311,29 @@ mod tests {
     #[case(json!({"writeQuorum": 6}), "writeQuorum 6 is outside 1..5")]
     #[case(json!({"writeQuorum": -3}), "writeQuorum 0 is outside 1..5")]
     #[case(json!({"delay": {"max": "soon"}}), "delay.max: \"soon\" is not a duration")]
+    #[case(json!({"hibernated": true}), "hibernated needs storage.type Persistent")]
     #[case(json!({"delay": {"min": "9ms", "max": "1ms"}}), "delay.min 9ms is above delay.max 1ms")]
     fn what_slipped_past_the_api_server_is_refused(#[case] spec: serde_json::Value, #[case] message: &str) {
         let error = validate(&cluster(spec), "node:1").expect_err("refused").to_string();
         assert!(error.contains(message), "{error}");
+    }
+
+    #[test]
+    fn volumes_stay_unless_the_spec_says_otherwise() {
+        let of = |storage: serde_json::Value| validate(&cluster(json!({"storage": storage})), "node:1").expect("valid");
+        let persistent = |when_deleted| ValidStorage::Persistent { size: "1Gi".into(), class: None, when_deleted };
+        let by_default = of(json!({"type": "Persistent", "size": "1Gi"}));
+        assert_eq!(by_default.storage, persistent(WhenDeleted::Retain));
+        let delete = of(json!({"type": "Persistent", "size": "1Gi", "whenDeleted": "Delete"}));
+        assert_eq!(delete.storage, persistent(WhenDeleted::Delete));
+    }
+
+    #[test]
+    fn processes_do_not_hibernate() {
+        let spec = json!({"hibernated": true, "storage": {"type": "Persistent", "size": "1Gi"}});
+        let manifest = KvCluster::new("demo", serde_json::from_value(spec).expect("a spec"));
+        let error = validate_local(&manifest, |n| NodeId(format!("n{n}"))).expect_err("refused").to_string();
+        assert!(error.contains("end this program instead"), "{error}");
     }
 
     #[test]

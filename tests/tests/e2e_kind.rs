@@ -22,6 +22,7 @@
 mod e2e {
     pub(crate) mod chaos;
     pub(crate) mod failures;
+    pub(crate) mod hibernate;
     pub(crate) mod install;
     pub(crate) mod isolation;
     pub(crate) mod locks;
@@ -32,6 +33,7 @@ mod e2e {
     pub(crate) mod plugin;
     pub(crate) mod quiet;
     pub(crate) mod refusals;
+    pub(crate) mod roll;
     pub(crate) mod service;
     pub(crate) mod settings;
     pub(crate) mod shown;
@@ -46,8 +48,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, locks, machines, operators, page, permissions, plugin, quiet, refusals,
-    service, settings, shown, storage, switchover, upgrade, world::World,
+    chaos, failures, hibernate, install, isolation, locks, machines, operators, page, permissions, plugin, quiet,
+    refusals, roll, service, settings, shown, storage, switchover, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -94,7 +96,8 @@ fn main() -> ExitCode {
         failures::a_leader_that_hangs_is_replaced_and_takes_nothing_back,
         machines::the_leaders_machine_is_lost_under_load_and_comes_back,
         machines::the_leaders_machine_is_drained_under_load_and_no_write_is_lost,
-        failures::pods_are_renewed_one_by_one_under_load,
+        roll::an_image_change_renews_the_followers_first_and_the_leader_last_under_load,
+        roll::a_bad_image_is_held_and_taking_it_back_needs_nobody,
         operators::the_active_operator_of_two_is_killed_and_the_other_takes_over,
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
@@ -105,6 +108,8 @@ fn main() -> ExitCode {
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,
         storage::a_persistent_store_keeps_what_it_acknowledged_when_every_pod_is_killed,
+        storage::volumes_that_cannot_grow_say_so_and_stay_when_the_store_is_deleted,
+        hibernate::a_store_sleeps_and_wakes_up_with_everything_under_load,
         shown::a_person_sees_what_a_store_went_through,
         quiet::an_idle_store_changes_no_object,
         quiet::the_operator_counted_no_unexplained_error,

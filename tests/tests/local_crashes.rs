@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Scenario::LeaderHung,
         Scenario::LeaderLost,
         Scenario::Switchover,
+        Scenario::Roll,
+        Scenario::Hibernation,
         Scenario::CopyLost,
         Scenario::SettingsChanged,
         Scenario::Bootstrap,

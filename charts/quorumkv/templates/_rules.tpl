@@ -35,6 +35,10 @@
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
+# Volumes are made larger, and never made or deleted: that is the StatefulSet's business.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

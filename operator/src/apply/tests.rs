@@ -302,3 +302,32 @@ async fn another_wish_stays() {
     drop((client, record));
     server.await.expect("the script was followed");
 }
+
+#[tokio::test]
+async fn what_the_api_server_has_against_a_larger_volume_is_handed_on() {
+    const CLAIM: &str = "/api/v1/namespaces/default/persistentvolumeclaims/data-demo-0";
+    let claim = json!({"metadata": {"name": "data-demo-0", "namespace": "default", "uid": "x"}});
+    let claim: PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+    let refusal = "only dynamically provisioned pvc can be resized and the storageclass must support resize";
+    let status = |code: u16, message: &str| {
+        let answer =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code});
+        let status = StatusCode::from_u16(code).expect("a status code");
+        Expected::failing(Method::PATCH, CLAIM, status).answering(answer)
+    };
+    let script = vec![
+        Expected::written(Method::PATCH, CLAIM),
+        status(403, refusal),
+        status(404, "there is none any more"),
+        status(503, "later"),
+    ];
+    let (client, server) = server(script);
+    assert_eq!(grow_claim(&client, &claim, "2Gi").await.expect("taken"), None);
+    assert_eq!(grow_claim(&client, &claim, "2Gi").await.expect("an answer").as_deref(), Some(refusal));
+    assert_eq!(grow_claim(&client, &claim, "2Gi").await.expect("it is gone"), None);
+    grow_claim(&client, &claim, "2Gi").await.expect_err("that says nothing about the volume");
+    drop(client);
+    let sent = server.await.expect("the script was followed");
+    let expected = json!({"metadata": {"uid": "x"}, "spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    assert_eq!(sent[0], expected);
+}

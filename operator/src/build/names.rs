@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use quorumkv_api::{CLIENT_PORT, NodeId, PEER_PORT, lab::Role, peer::PeerAddress};
 
+use super::nodes::DATA_VOLUME;
 use crate::validate::ValidCluster;
 
 /// Label that says which KvCluster an object belongs to.
@@ -84,6 +85,12 @@ pub fn nodes_service(cluster: &str) -> String {
 #[must_use]
 pub fn token_secret(cluster: &str) -> String {
     format!("{cluster}-peer-token")
+}
+
+/// The claim of a node's volume, as a StatefulSet names it.
+#[must_use]
+pub fn claim(node: &NodeId) -> String {
+    format!("{DATA_VOLUME}-{node}")
 }
 
 /// Base URL of a pod's client port, as clients and other nodes know it. `pod` may be a variable.

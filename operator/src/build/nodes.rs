@@ -2,7 +2,9 @@
 
 use k8s_openapi::{
     api::{
-        apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
         core::v1::{
             Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath,
             ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
@@ -18,6 +20,7 @@ use quorumkv_api::{CLIENT_PORT, METRICS_PORT, PEER_PORT, lab::Role};
 use super::{names, secret};
 use crate::{
     counted::GATE,
+    crd::WhenDeleted,
     validate::{PodOptions, ValidCluster, ValidStorage},
 };
 
@@ -27,7 +30,7 @@ pub const CONTAINER: &str = "node";
 const USER: i64 = 65532;
 /// Where a Persistent node keeps its data.
 const DATA_DIRECTORY: &str = "/data";
-const DATA_VOLUME: &str = "data";
+pub(crate) const DATA_VOLUME: &str = "data";
 /// Where the tokens of clients are, if they need any.
 const TOKENS_DIRECTORY: &str = "/etc/quorumkv/tokens";
 const TOKENS_VOLUME: &str = "client-tokens";
@@ -41,12 +44,13 @@ const GRACE_SECONDS: i64 = 30;
 pub fn build(cluster: &ValidCluster) -> StatefulSet {
     let claims = match &cluster.storage {
         ValidStorage::Memory => None,
-        ValidStorage::Persistent { size, class } => Some(vec![claim(size, class.clone())]),
+        ValidStorage::Persistent { size, class, .. } => Some(vec![claim(size, class.clone())]),
     };
+    let nodes = if cluster.stopped { 0 } else { cluster.store.nodes.len() };
     StatefulSet {
         metadata: names::metadata(cluster, cluster.name.clone()),
         spec: Some(StatefulSetSpec {
-            replicas: i32::try_from(cluster.store.nodes.len()).ok(),
+            replicas: i32::try_from(nodes).ok(),
             service_name: Some(names::nodes_service(&cluster.name)),
             selector: names::selector(&cluster.name),
             pod_management_policy: Some("Parallel".to_owned()),
@@ -58,9 +62,23 @@ pub fn build(cluster: &ValidCluster) -> StatefulSet {
             revision_history_limit: Some(3),
             template: template(cluster),
             volume_claim_templates: claims,
+            persistent_volume_claim_retention_policy: retention(&cluster.storage),
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()
+    }
+}
+
+/// That volumes stay is what Kubernetes does by itself, so nothing is said of it. They always stay when nodes stop.
+fn retention(storage: &ValidStorage) -> Option<StatefulSetPersistentVolumeClaimRetentionPolicy> {
+    match storage {
+        ValidStorage::Persistent { when_deleted: WhenDeleted::Delete, .. } => {
+            Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Delete".to_owned()),
+                when_scaled: Some("Retain".to_owned()),
+            })
+        }
+        ValidStorage::Persistent { when_deleted: WhenDeleted::Retain, .. } | ValidStorage::Memory => None,
     }
 }
 
@@ -343,8 +361,7 @@ mod tests {
 
     #[test]
     fn a_persistent_node_gets_a_volume_and_is_told_where() {
-        let storage = ValidStorage::Persistent { size: "1Gi".into(), class: Some("fast".into()) };
-        let cluster = ValidCluster { storage, ..valid_cluster() };
+        let cluster = ValidCluster { storage: persistent(Some("fast"), WhenDeleted::Retain), ..valid_cluster() };
         let claims = build(&cluster).spec.expect("a spec").volume_claim_templates.expect("claims");
         assert_eq!(claims[0].spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()), Some("fast"));
         let container = &pod(&cluster).containers[0];
@@ -352,12 +369,34 @@ mod tests {
         assert!(container.env.as_ref().expect("variables").iter().any(|var| var.name == "DATA_DIR"));
     }
 
+    fn persistent(class: Option<&str>, when_deleted: WhenDeleted) -> ValidStorage {
+        ValidStorage::Persistent { size: "1Gi".into(), class: class.map(str::to_owned), when_deleted }
+    }
+
+    #[test]
+    fn a_store_that_is_stopped_has_no_pod_and_the_same_template() {
+        let (awake, stopped) = (valid_cluster(), ValidCluster { stopped: true, ..valid_cluster() });
+        assert_eq!(build(&stopped).spec.expect("a spec").replicas, Some(0));
+        assert_eq!(template(&stopped), template(&awake), "it would be replaced once more when it wakes up");
+    }
+
+    #[test]
+    fn volumes_go_with_the_store_only_where_the_spec_says_so_and_never_when_nodes_stop() {
+        let policy = |when_deleted| {
+            let cluster = ValidCluster { storage: persistent(None, when_deleted), ..valid_cluster() };
+            build(&cluster).spec.expect("a spec").persistent_volume_claim_retention_policy
+        };
+        assert_eq!(policy(WhenDeleted::Retain), None, "what Kubernetes does by itself");
+        let delete = policy(WhenDeleted::Delete).expect("a policy");
+        assert_eq!((delete.when_deleted.as_deref(), delete.when_scaled.as_deref()), (Some("Delete"), Some("Retain")));
+    }
+
     /// Another template is another revision of the StatefulSet: an upgrade of the operator would replace every pod of
     /// every store, followers first and then by a switchover. If that is what a change is worth, say so in the
     /// changelog and put the new fingerprints here.
     #[test]
     fn an_upgrade_of_the_operator_replaces_no_pod() {
-        let persistent = ValidStorage::Persistent { size: "1Gi".into(), class: None };
+        let persistent = persistent(None, WhenDeleted::Retain);
         let fingerprints = [ValidStorage::Memory, persistent].map(|storage| {
             let template = template(&ValidCluster { storage, ..valid_cluster() });
             format!("{:016x}", super::super::fnv1a(&serde_json::to_vec(&template).expect("a template serializes")))

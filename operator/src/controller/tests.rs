@@ -9,7 +9,7 @@ use crate::{
     testing::{Scene, api, cluster, valid_cluster},
 };
 
-fn context(client: Client) -> Context {
+pub(super) fn context(client: Client) -> Context {
     Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
         client,
@@ -18,6 +18,7 @@ fn context(client: Client) -> Context {
             services: reflector::store().0,
             budgets: reflector::store().0,
             pods: reflector::store().0,
+            claims: reflector::store().0,
         },
         clusters: reflector::store().0,
         metrics: Arc::default(),
@@ -37,6 +38,7 @@ fn calm_pass() -> (ValidCluster, Pass) {
         leadership: Leadership::Active,
         settings_refusal: None,
         roll: Roll::Done,
+        roll_held: false,
         happenings: Vec::new(),
     };
     (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
@@ -49,7 +51,7 @@ fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
     Arc::new(serde_json::from_value(pod).expect("a pod"))
 }
 
-fn observed_pods() -> Observed {
+pub(super) fn observed_pods() -> Observed {
     let pods = (0..6).map(|n| {
         let name = format!("n{n}");
         (name.as_str().into(), pod(&name, if n == 0 { "leader" } else { "follower" }))
@@ -63,7 +65,7 @@ async fn an_idle_reconcile_writes_nothing() {
     let mut cluster = cluster();
     let summary = status::summarize(&valid.store, &pass);
     let selector = names::selector_text(&valid.name);
-    let status = status::after_pass(None, valid.generation, selector, &summary, Timestamp::now());
+    let status = status::after_pass(None, valid.generation, selector, &summary, None, Timestamp::now());
     let status = serde_json::to_value(status.expect("a first status")).expect("serializes");
     cluster.status = Some(serde_json::from_value(status).expect("a status"));
 
@@ -72,9 +74,12 @@ async fn an_idle_reconcile_writes_nothing() {
     let observed = observed_pods();
     tell(&cluster, &context, &pass.happenings).await;
     label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
-    replace_outdated(&context, &valid, &observed, &pass).await.expect("nothing to replace");
-    report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
-    drop(context);
+    replace_outdated(&context, &observed, &pass).await.expect("nothing to replace");
+    let platform = StatusRecord::new(&context.client, &valid);
+    let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
+    assert_eq!(growth::grow(&site, &mut growth::Refused::default()).await.expect("nothing to grow"), None);
+    report(&site, &summary, None).await.expect("nothing to report");
+    drop((context, platform));
     server.await.expect("nothing was sent");
 }
 
@@ -93,6 +98,85 @@ async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
     let sent = server.await.expect("the script was followed");
     assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "leader");
     assert_eq!(sent[1]["metadata"]["uid"], "n0");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_replaced_is_deleted_once_and_no_other_of_its_name() {
+    let (_, mut pass) = calm_pass();
+    pass.roll = Roll::Replace("n3".into());
+    let (client, server) =
+        api::server(vec![api::Expected::written(http::Method::DELETE, "/api/v1/namespaces/default/pods/n3")]);
+    let context = context(client);
+    let mut observed = observed_pods();
+    replace_outdated(&context, &observed, &pass).await.expect("deleted");
+    let going = observed.pods.get_mut(&"n3".into()).expect("a pod");
+    Arc::make_mut(going).metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    replace_outdated(&context, &observed, &pass).await.expect("it goes already");
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[0]["preconditions"]["uid"], "n3");
+}
+
+/// A store with one volume of 1Gi for which 2Gi are wanted, and what was reported of it before.
+fn small_volume(reported: Option<&str>) -> (KvCluster, ValidCluster, Observed) {
+    let mut cluster = cluster();
+    let condition = |reason: &str| {
+        json!({"conditions": [{
+            "type": "VolumesResized", "status": "False", "reason": reason, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]})
+    };
+    cluster.status = reported.map(|reason| serde_json::from_value(condition(reason)).expect("a status"));
+    let when_deleted = crate::crd::WhenDeleted::Retain;
+    let storage = crate::validate::ValidStorage::Persistent { size: "2Gi".into(), class: None, when_deleted };
+    let claim = json!({
+        "metadata": {"name": "data-demo-0", "namespace": "default", "uid": "x"},
+        "spec": {"resources": {"requests": {"storage": "1Gi"}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
+    });
+    let claims = [("demo-0".into(), Arc::new(serde_json::from_value(claim).expect("a claim")))].into();
+    (cluster, ValidCluster { storage, ..valid_cluster() }, Observed { claims, ..Observed::default() })
+}
+
+#[rstest::rstest]
+#[case::taken(None, "Growing", "VolumesGrowing")]
+#[case::refused(Some("the storageclass must support resize"), "CannotGrow", "VolumesCannotGrow")]
+#[tokio::test]
+async fn a_larger_volume_is_asked_for_and_the_answer_is_told(
+    #[case] refusal: Option<&str>,
+    #[case] reason: &str,
+    #[case] event: &str,
+) {
+    const CLAIM: &str = "/api/v1/namespaces/default/persistentvolumeclaims/data-demo-0";
+    let asked = match refusal {
+        None => api::Expected::written(http::Method::PATCH, CLAIM),
+        Some(message) => {
+            let answer =
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": 403});
+            api::Expected::failing(http::Method::PATCH, CLAIM, http::StatusCode::FORBIDDEN).answering(answer)
+        }
+    };
+    let told = api::Expected::written(http::Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events");
+    let (client, server) = api::server(vec![asked, told]);
+    let context = context(client.clone());
+    let (cluster, valid, observed) = small_volume(None);
+    let platform = StatusRecord::new(&client, &valid);
+    let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
+    let mut refused = growth::Refused::default();
+    let report = growth::grow(&site, &mut refused).await.expect("asked").expect("a report");
+    assert_eq!((report.resized.reason, report.smallest.as_deref()), (reason, Some("1Gi")));
+    if let Some(refusal) = refusal {
+        assert!(report.resized.message.contains(refusal), "{}", report.resized.message);
+        // It is reported by now; the API server is not asked again at once, and nothing is told twice.
+        let (cluster, ..) = small_volume(Some(reason));
+        let site = Site { cluster: &cluster, ..site };
+        let again = growth::grow(&site, &mut refused).await.expect("known").expect("a report");
+        assert_eq!(again, report);
+    }
+    drop((client, context, platform));
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[1]["reason"], event);
 }
 
 /// So many events, then a status.

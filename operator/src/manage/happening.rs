@@ -4,7 +4,11 @@ use std::fmt;
 
 use quorumkv_api::{Epoch, NodeId, Settings};
 
-use crate::{decide::ElectionReason, reason::Reason, switchover::Refusal};
+use crate::{
+    decide::{ElectionReason, Hold, Trouble},
+    reason::Reason,
+    switchover::Refusal,
+};
 
 /// Something worth telling people, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,20 @@ pub enum Happening {
         /// Whose.
         node: NodeId,
     },
+    /// Nodes are replaced by ones of the present description.
+    Rolling {
+        /// Which.
+        nodes: Vec<NodeId>,
+    },
+    /// All of them were.
+    Rolled,
+    /// None of those that are left can be replaced now.
+    RollHeld {
+        /// What it waits for.
+        hold: Hold,
+        /// What keeps one of the nodes that are waited for from running, if the platform says so.
+        trouble: Option<(NodeId, Trouble)>,
+    },
     /// New settings are in force.
     SettingsApplied {
         /// Which.
@@ -82,6 +100,9 @@ impl Happening {
             Self::SwitchoverRefused { .. } => Reason::SwitchoverRefused,
             Self::SwitchoverMissed { .. } => Reason::SwitchoverMissed,
             Self::Recorded { .. } => Reason::MemberRecorded,
+            Self::Rolling { .. } => Reason::Rolling,
+            Self::Rolled => Reason::Rolled,
+            Self::RollHeld { .. } => Reason::RollHeld,
             Self::SettingsApplied { .. } => Reason::SettingsApplied,
             Self::SettingsRefused { .. } => Reason::SettingsRefused,
             Self::LockedOut { .. } => Reason::NodesRefuseToken,
@@ -109,6 +130,7 @@ impl Happening {
                 format!("SwitchOver: {refusal}").chars().filter(char::is_ascii).take(100).collect()
             }
             Self::Recorded { node } => format!("Record-{node}"),
+            Self::Rolling { .. } | Self::Rolled | Self::RollHeld { .. } => "Roll".to_owned(),
             Self::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
             Self::SettingsRefused { .. } => "ApplySettings".to_owned(),
             Self::LockedOut { .. } => "Probe".to_owned(),
@@ -132,6 +154,15 @@ impl fmt::Display for Happening {
                 write!(f, "The switchover to {wanted} was cut short; ask again when the store is Ready")
             }
             Self::Recorded { node } => write!(f, "{node} has caught up and counts from now on"),
+            Self::Rolling { nodes } => {
+                let names = nodes.iter().map(|node| node.0.as_str()).collect::<Vec<_>>().join(", ");
+                write!(f, "To be replaced, one after the other, the leader last: {names}")
+            }
+            Self::Rolled => f.write_str("Every node is of the present description"),
+            Self::RollHeld { hold, trouble: None } => write!(f, "No node is replaced: {hold}"),
+            Self::RollHeld { hold, trouble: Some((node, trouble)) } => {
+                write!(f, "No node is replaced: {hold} ({node}: {trouble})")
+            }
             Self::SettingsApplied { settings: Settings { write_quorum, delay, write_timeout } } => {
                 let timeout = quorumkv_api::settings::format_duration(*write_timeout);
                 write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")

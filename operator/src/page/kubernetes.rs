@@ -183,6 +183,7 @@ mod tests {
             stateful_sets: reflector::store().0,
             services: reflector::store().0,
             budgets: reflector::store().0,
+            claims: reflector::store().0,
             pods: reflector::store().0,
         };
         Kubernetes {

@@ -76,7 +76,8 @@ pub(crate) async fn serve(scene: &Scene, journal: &Journal) -> Vec<KnownNode> {
                 .with_state(node);
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
-        known.push(KnownNode { address, presence: view.presence, outdated: view.outdated });
+        let report = view.report.clone();
+        known.push(KnownNode { address, presence: view.presence, outdated: view.outdated, report });
     }
     known
 }

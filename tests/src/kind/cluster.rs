@@ -325,6 +325,20 @@ impl Kind {
         Command::new(engine).args(["exec", "--interactive", machine]).args(program)
     }
 
+    /// Gives an image that the cluster's machines have another tag: to Kubernetes it is another image.
+    ///
+    /// # Errors
+    /// When a machine does not have it, or cannot be entered.
+    pub async fn tag_image(&self, image: &Image, tag: &str) -> anyhow::Result<Image> {
+        let tagged = Image { repository: image.repository.clone(), tag: tag.to_owned() };
+        let (from, to) = (image.to_string(), tagged.to_string());
+        for machine in self.machines().await? {
+            let program = ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", &from, &to];
+            self.on_machine(&machine.name, program).await.output().await?;
+        }
+        Ok(tagged)
+    }
+
     /// The cluster's machines.
     ///
     /// # Errors

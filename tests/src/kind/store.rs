@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{
     Api,
     api::{DynamicObject, ListParams},
@@ -209,6 +209,43 @@ impl Store {
         let token =
             found.into_iter().find_map(|secret| secret.data?.remove("token")).context("no Secret has a token")?;
         String::from_utf8(token.0).context("a token is text")
+    }
+
+    /// The notes of the events of this KvCluster with this reason.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn told(&self, reason: &str) -> anyhow::Result<Vec<String>> {
+        let events: Api<Event> = Api::namespaced(self.kind.client.clone(), self.namespace);
+        let events = events.list(&ListParams::default()).await.context("list events")?;
+        let of_this = |event: &Event| {
+            let about = event.regarding.as_ref();
+            about.is_some_and(|about| {
+                about.kind.as_deref() == Some("KvCluster") && about.name.as_deref() == Some(self.name)
+            })
+        };
+        let events = events.into_iter().filter(|event| of_this(event) && event.reason.as_deref() == Some(reason));
+        Ok(events.filter_map(|event| event.note).collect())
+    }
+
+    /// Waits until a condition has this status and reason; its message.
+    ///
+    /// # Errors
+    /// When it does not get them in time.
+    pub async fn until_condition(
+        &self,
+        kind: &str,
+        status: &str,
+        reason: &str,
+        limit: Duration,
+    ) -> anyhow::Result<String> {
+        until(&format!("condition {kind} is {status}, {reason}"), limit, || async {
+            let cluster = self.get().await?;
+            let [found, why, message] = objects::condition(&cluster, kind);
+            ensure!((found, why) == (status, reason), "condition {kind} is {found:?}: {why}: {message}");
+            Ok(message.to_owned())
+        })
+        .await
     }
 
     /// Every pod is the same run of the same pod as before.

@@ -15,7 +15,7 @@ use axum::{
 };
 use quorumkv_api::{MAX_BODY_BYTES, NodeId, client::PeerClient, peer::Member};
 use quorumkv_operator::{
-    decide::{self, Leadership, NodeView},
+    decide::{self, Leadership, NodeView, Roll},
     manage::{self, ANSWER_TIMEOUT, Memory, Pass, PassError},
     record::{Platform, Record, RecordError, Versioned},
 };
@@ -31,6 +31,9 @@ use super::{
 /// Pause between two passes; while only time can help, longer, since each pass there is like the one before.
 const PAUSE: Duration = Duration::from_millis(150);
 const LONG_PAUSE: Duration = Duration::from_millis(600);
+
+/// How long nodes may take to hold the same before they stop as they are.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// How a manager ended its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,7 @@ pub(crate) struct Manager<'a> {
     platform: Gated,
     client: PeerClient,
     memory: Memory,
+    began: Instant,
     /// Before its first pass it has seen nothing of the record; later it has a cache that is told of changes.
     passed: bool,
     journal: Vec<String>,
@@ -65,6 +69,7 @@ impl<'a> Manager<'a> {
             gate,
             client: PeerClient::over(http, None),
             memory: Memory::default(),
+            began: Instant::now(),
             passed: false,
             journal: Vec::new(),
             _proxy: task,
@@ -90,11 +95,12 @@ impl<'a> Manager<'a> {
             let pass = tokio::select! {
                 biased;
                 () = gate.died().cancelled() => return Ok(End::Died),
-                pass = self.pass() => pass,
+                pass = self.look() => pass,
             };
             let mut pause = PAUSE;
             match pass {
-                Ok(pass) => {
+                Ok(None) => {}
+                Ok(Some(pass)) => {
                     let told = pass.happenings.iter().map(|happening| format!("{:?} {happening}", began.elapsed()));
                     self.journal.extend(told);
                     if done(&pass) {
@@ -105,8 +111,10 @@ impl<'a> Manager<'a> {
                     }
                     seen = format!("{:?}, {:?}", pass.leadership, pass.record);
                 }
-                Err(PassError::Record(RecordError::Conflict)) => self.journal.push("conflict".to_owned()),
-                Err(error) => bail!(error),
+                Err(error) => match error.downcast_ref() {
+                    Some(PassError::Record(RecordError::Conflict)) => self.journal.push("conflict".to_owned()),
+                    _ => bail!(error),
+                },
             }
             ensure!(
                 began.elapsed() < within,
@@ -122,6 +130,43 @@ impl<'a> Manager<'a> {
         }
     }
 
+    /// A pass with what it asks for; none while nodes are told not to run. How far a store is that shall sleep stands in
+    /// the world.
+    async fn look(&mut self) -> anyhow::Result<Option<Pass>> {
+        let world = self.world;
+        match world.stage() {
+            (false, false) => {
+                self.memory = Memory::default();
+                self.gate.step("start", true, world.scale(true)).await?;
+                Ok(None)
+            }
+            (true, false) => {
+                if !world.sleeps() {
+                    manage::leave_nobody_leading(&self.platform).await.map_err(PassError::Record)?;
+                    self.gate.step("stop", true, world.scale(false)).await?;
+                }
+                Ok(None)
+            }
+            (true, true) => {
+                let (store, nodes, known) = (world.wanted(), world.known(), world.record.read().record);
+                let (memory, in_time) = (&mut self.memory, self.began.elapsed() < SETTLES_WITHIN);
+                let settling =
+                    manage::settle(&self.platform, &self.client, &store, nodes, known, memory, in_time).await?;
+                if settling.may_stop {
+                    self.gate.step("stop", true, world.scale(false)).await?;
+                }
+                Ok(Some(settling.pass))
+            }
+            (false, true) => {
+                let pass = self.pass().await?;
+                if let Roll::Replace(node) = &pass.roll {
+                    self.gate.step("renew", true, world.replace(node)).await?;
+                }
+                Ok(Some(pass))
+            }
+        }
+    }
+
     async fn pass(&mut self) -> Result<Pass, PassError> {
         let (store, nodes) = (self.world.wanted(), self.world.known());
         let known = std::mem::replace(&mut self.passed, true).then(|| self.world.record.read().record);
@@ -130,7 +175,8 @@ impl<'a> Manager<'a> {
     }
 }
 
-/// An active leader, every copy recorded and counted, the wanted settings in force, no wish open.
+/// An active leader, every copy recorded and counted, the wanted settings in force, no wish open, no node outdated,
+/// and nothing asleep.
 fn is_good(world: &World, pass: &Pass) -> bool {
     let store = world.wanted();
     let situation = pass.situation(&store);
@@ -144,6 +190,8 @@ fn is_good(world: &World, pass: &Pass) -> bool {
         && pass.nodes.iter().all(recorded)
         && in_force == Some(store.settings)
         && store.switchover_to.is_none()
+        && pass.roll == Roll::Done
+        && world.stage() == (false, true)
 }
 
 /// The shared record behind a gate.

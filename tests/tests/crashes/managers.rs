@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Mutex,
+    sync::{Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -35,6 +35,8 @@ pub(crate) enum Scenario {
     CopyLost,
     SettingsChanged,
     Switchover,
+    Roll,
+    Hibernation,
 }
 
 impl Scenario {
@@ -46,6 +48,8 @@ impl Scenario {
             Self::CopyLost => &["state", "read", "replace", "members"],
             Self::SettingsChanged => &["state", "read", "members", "settings"],
             Self::Switchover => &["state", "read", "withdraw", "replace", "fence", "promote"],
+            Self::Hibernation => &["state", "read", "replace", "fence", "stop", "start", "promote", "members"],
+            Self::Roll => &["state", "read", "renew", "replace", "fence", "promote", "members"],
         }
     }
 
@@ -64,6 +68,8 @@ impl Scenario {
         match self {
             // Most of the time nothing happens in them.
             Self::LeaderHung => 9,
+            // They are the longest.
+            Self::Roll | Self::Hibernation => 9,
             Self::LeaderLost | Self::Switchover => 7,
             Self::Bootstrap | Self::CopyLost | Self::SettingsChanged => 4,
         }
@@ -87,6 +93,8 @@ impl Scenario {
                 settings.delay = Delay { min: Duration::ZERO, max: Duration::from_millis(if raised { 3 } else { 0 }) };
             }
             Self::Switchover => world.record.wish_for(name(world.followers(round)?[0])),
+            Self::Roll => world.outdate(),
+            Self::Hibernation => world.hibernated.store(true, Ordering::SeqCst),
         }
         Ok(())
     }
@@ -108,6 +116,15 @@ impl Scenario {
                 replaced.await?;
                 sleep(RESTART_PAUSE).await;
                 world.signal(leader, Signal::CONT)
+            }
+            Self::Hibernation => {
+                let asleep = wait::until("the store sleeps", PATIENCE, || async {
+                    ensure!(world.sleeps(), "told to sleep and to run: {:?}", world.stage());
+                    Ok(())
+                });
+                asleep.await?;
+                world.hibernated.store(false, Ordering::SeqCst);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -147,7 +164,8 @@ struct Site {
 
 impl Site {
     async fn start(scenario: Scenario) -> anyhow::Result<Self> {
-        let options = Options { storage: Storage::Memory, failpoints: false, pinned_leader: false, log_entries: 16 };
+        let storage = if scenario == Scenario::Hibernation { Storage::Persistent } else { Storage::Memory };
+        let options = Options { storage, failpoints: false, pinned_leader: false, log_entries: 16 };
         let world = World::start(options).await?;
         let load = world.load(CLIENT_PAUSE)?;
         if scenario != Scenario::Bootstrap {

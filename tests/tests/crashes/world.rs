@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     fs,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -54,11 +57,17 @@ pub(crate) struct Options {
 
 /// The store.
 pub(crate) struct World {
-    processes: Vec<Mutex<Process>>,
+    processes: Arc<Vec<Mutex<Process>>>,
+    /// Nodes that are to be replaced.
+    outdated: Arc<Mutex<BTreeSet<usize>>>,
+    /// Whether the store shall sleep.
+    pub(crate) hibernated: AtomicBool,
+    /// Whether none of its nodes shall run, as it is written down for whoever keeps them running.
+    stopped: Arc<AtomicBool>,
     ports: PortBlock,
     options: Options,
     settings: Mutex<Settings>,
-    pub(crate) record: std::sync::Arc<SharedRecord>,
+    pub(crate) record: Arc<SharedRecord>,
     pub(crate) client: LabClient,
     peer: PeerClient,
     /// Holds logs and data; goes last.
@@ -85,11 +94,14 @@ impl World {
         let processes = (0..NODES).map(|node| Mutex::new(Process::new(launch(node), folder.path()))).collect();
         let write_quorum = WriteQuorum(if options.pinned_leader { 2 } else { 1 });
         let world = Self {
-            processes,
+            processes: Arc::new(processes),
+            outdated: Arc::default(),
+            hibernated: AtomicBool::default(),
+            stopped: Arc::default(),
             ports,
             options,
             settings: Mutex::new(Settings { write_quorum, delay: Delay::ZERO, write_timeout: Duration::from_secs(2) }),
-            record: std::sync::Arc::default(),
+            record: Arc::default(),
             client: LabClient::new(Duration::from_secs(5))?,
             peer: PeerClient::new(None, Duration::from_secs(5))?,
             folder,
@@ -113,7 +125,12 @@ impl World {
             true => Presence::Running,
             false => Presence::NotRunning,
         };
-        let known = |node| KnownNode { address: self.address(node), presence: presence(node), outdated: false };
+        let known = |node| KnownNode {
+            address: self.address(node),
+            presence: presence(node),
+            outdated: self.outdated(node),
+            report: None,
+        };
         (0..NODES).map(known).collect()
     }
 
@@ -145,6 +162,58 @@ impl World {
 
     pub(crate) fn signal(&self, node: usize, signal: Signal) -> anyhow::Result<()> {
         self.process(node).signal(signal)
+    }
+
+    /// Wants every node replaced.
+    pub(crate) fn outdate(&self) {
+        self.outdated.lock().expect("nobody panics while holding the nodes").extend(0..NODES);
+    }
+
+    fn outdated(&self, node: usize) -> bool {
+        self.outdated.lock().expect("nobody panics while holding the nodes").contains(&node)
+    }
+
+    /// Replaces a node, unless another manager did: what it was asked for is then no more.
+    pub(crate) fn replace(&self, node: &NodeId) -> impl Future<Output = anyhow::Result<()>> + Send + 'static + use<> {
+        let (processes, outdated) = (Arc::clone(&self.processes), Arc::clone(&self.outdated));
+        let node = (0..NODES).find(|one| name(*one) == *node);
+        async move {
+            let node = node.context("one of the nodes")?;
+            if !outdated.lock().expect("nobody panics while holding the nodes").remove(&node) {
+                return Ok(());
+            }
+            let mut process = processes[node].lock().expect("nobody panics while holding a process");
+            process.kill()?;
+            process.start()
+        }
+    }
+
+    /// Whether the store shall sleep, and whether its nodes are told to run.
+    pub(crate) fn stage(&self) -> (bool, bool) {
+        (self.hibernated.load(Ordering::SeqCst), !self.stopped.load(Ordering::SeqCst))
+    }
+
+    /// Tells all nodes to run, or none.
+    pub(crate) fn scale(&self, run: bool) -> impl Future<Output = anyhow::Result<()>> + Send + 'static + use<> {
+        let (processes, stopped) = (Arc::clone(&self.processes), Arc::clone(&self.stopped));
+        async move {
+            stopped.store(!run, Ordering::SeqCst);
+            for process in processes.iter() {
+                let mut process = process.lock().expect("nobody panics while holding a process");
+                match (run, process.is_running()) {
+                    (true, false) => process.start()?,
+                    (false, true) => process.kill()?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Nothing runs, and nobody is on record as leader.
+    pub(crate) fn sleeps(&self) -> bool {
+        let runs = (0..NODES).any(|node| self.process(node).is_running());
+        !runs && self.stage() == (true, false) && self.record.read().record.leader.is_none()
     }
 
     /// Removes the data of a node that does not run.

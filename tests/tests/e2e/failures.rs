@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     pin::pin,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -273,38 +273,6 @@ fn request<Answered: Future<Output = reqwest::Result<Answer>>>(
     ask: impl FnOnce(LabClient, String) -> Answered,
 ) -> anyhow::Result<Answered> {
     Ok(ask(LabClient::new(Duration::from_mins(1))?, tunnel.url()))
-}
-
-/// Nothing that a change of the pods needs may cost an acknowledged write: followers are replaced one after
-/// the other, then the leader hands over.
-pub(crate) async fn pods_are_renewed_one_by_one_under_load(world: &World) -> anyhow::Result<()> {
-    let store = world.ready_store().await?;
-    let before = store.pods().await?;
-    let service = store.service().await?;
-    let load = store.load(&service, CLIENTS).policy(Policy::Follow { patience: PATIENCE }).reads_percent(20).start()?;
-    load.acked_more(WRITES, WRITES_WITHIN).await?;
-    let began = Instant::now();
-    store.patch(json!({"podAnnotations": {"example.org/renewed": "yes"}})).await?;
-    let fewest_ready = AtomicUsize::new(before.len());
-    until("every pod is another one", Duration::from_mins(2), || async {
-        let pods = store.pods().await?;
-        let ready = pods.values().filter(|pod| pod.ready).count();
-        fewest_ready.fetch_min(ready, Ordering::Relaxed);
-        let renewed = pods.iter().filter(|(name, pod)| before.get(*name).is_none_or(|old| old.uid != pod.uid));
-        let renewed = renewed.count();
-        ensure!(renewed == before.len(), "{renewed} of {} are renewed, {ready} are ready", before.len());
-        Ok(())
-    })
-    .await?;
-    store.until_complete(Duration::from_mins(1)).await?;
-    let took = began.elapsed();
-    load.acked_more(WRITES, WRITES_WITHIN).await?;
-    let report = load.stop().await?;
-    world.scenario("rolling update", store, &report).await?;
-    let fewest_ready = fewest_ready.into_inner();
-    ensure!(fewest_ready + 1 >= before.len(), "only {fewest_ready} of {} pods were ready at a time", before.len());
-    fact(world, &format!("all {} pods renewed in {took:.1?}", before.len()), &report);
-    Ok(())
 }
 
 fn fact(world: &World, what: &str, report: &Report) {

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::world::{FIRST, RELEASE, SYSTEM, World};
 
 /// What the operator may do in every namespace, and why: the table at the top of operator/src/controller.rs.
-const OPERATOR: [(&str, &[&str]); 9] = [
+const OPERATOR: [(&str, &[&str]); 10] = [
     ("quorumkv.io/kvclusters", &["get", "list", "watch", "patch"]),
     ("quorumkv.io/kvclusters/status", &["patch"]),
     ("apps/statefulsets", &["get", "list", "watch", "create", "patch"]),
@@ -29,6 +29,7 @@ const OPERATOR: [(&str, &[&str]); 9] = [
     ("/secrets", &["get", "create"]),
     ("/pods", &["get", "list", "watch", "patch", "delete"]),
     ("/pods/status", &["patch"]),
+    ("/persistentvolumeclaims", &["get", "list", "watch", "patch"]),
     ("events.k8s.io/events", &["create", "patch"]),
 ];
 

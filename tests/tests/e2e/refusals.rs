@@ -25,6 +25,12 @@ pub(crate) async fn wrong_specs_are_refused_with_what_to_change(world: &World) -
         (json!({"writeTimeout": "never"}), "writeTimeout is not a duration"),
         (json!({"storage": {"type": "Memory", "size": "1Gi"}}), "belong to type Persistent"),
         (json!({"storage": {"type": "Persistent"}}), "storage.size is missing"),
+        (json!({"storage": {"whenDeleted": "Delete"}}), "storage.whenDeleted belongs to type Persistent"),
+        (
+            json!({"storage": {"type": "Persistent", "size": "1Gi", "whenDeleted": "Never"}}),
+            "supported values: \"Retain\", \"Delete\"",
+        ),
+        (json!({"hibernated": true}), "hibernated needs storage.type Persistent"),
         (json!({"storage": {"type": "Tape"}}), "supported values: \"Memory\", \"Persistent\""),
         (json!({"writeQorum": 3}), "unknown field \"spec.writeQorum\""),
     ] {
@@ -48,6 +54,7 @@ pub(crate) async fn changes_that_cannot_be_made_are_refused(world: &World) -> an
     let mut mistakes = Vec::new();
     for (spec, sentence) in [
         (json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "storage.type cannot be changed"),
+        (json!({"hibernated": true}), "hibernated needs storage.type Persistent"),
         (json!({"followers": 6}), "followers cannot be changed in this release"),
         (json!({"writeQuorum": 6}), "writeQuorum is above followers"),
         (json!({"writeTimeout": "100ms"}), "delay.max must be below writeTimeout"),

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use quorumkv_tests::{kind::objects, load::Policy};
+use quorumkv_tests::{kind::objects, load::Policy, wait::until};
 use serde_json::json;
 
 use super::{
+    hibernate::claims,
     store::Store,
     world::{SECOND, World},
 };
@@ -50,6 +51,51 @@ pub(crate) async fn a_persistent_store_keeps_what_it_acknowledged_when_every_pod
         report.acked(),
         report.failed().count(),
     ));
+    store.kubectl(&["delete", "kvc", store.name]).await?;
+    Ok(())
+}
+
+/// Volumes of the kind cluster cannot grow: that costs nobody anything, is said, and the wish can be taken back. Once
+/// the KvCluster is gone its volumes are still there, for the next one of its name.
+pub(crate) async fn volumes_that_cannot_grow_say_so_and_stay_when_the_store_is_deleted(
+    world: &World,
+) -> anyhow::Result<()> {
+    let store = Store::new(world.operator().await?, SECOND, "grower");
+    let spec = json!({"followers": 1, "writeQuorum": 1, "storage": {"type": "Persistent", "size": "64Mi"}});
+    store.apply(spec.clone()).await?;
+    store.until_complete(Duration::from_mins(2)).await?;
+    let limit = Duration::from_secs(30);
+    store.until_condition("VolumesResized", "True", "AsSpecified", limit).await?;
+    let (before, client, service) = (store.pods().await?, store.client()?, store.service().await?);
+    let answer = client.set(&service.url(), "kept", "yes").await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+
+    store.patch(json!({"storage": {"size": "128Mi"}})).await?;
+    let message = store.until_condition("VolumesResized", "False", "CannotGrow", limit).await?;
+    ensure!(message.contains("storageclass") && message.contains("grower-0"), "it does not say why: {message}");
+    ensure!(!store.told("VolumesCannotGrow").await?.is_empty(), "no event tells that the volumes cannot grow");
+    store.until_complete(limit).await?;
+    store.ensure_same_runs(&before).await?;
+    let shrinks = store.patch(json!({"storage": {"size": "32Mi"}})).await;
+    let refusal = shrinks.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(refusal.contains("storage.size cannot shrink"), "a smaller size than the volumes have: {refusal:?}");
+    store.patch(json!({"storage": {"size": "64Mi"}})).await?;
+    store.until_condition("VolumesResized", "True", "AsSpecified", limit).await?;
+    world.fact(format!("a larger volume, where none can grow: {message}"));
+
+    store.kubectl(&["delete", "kvc", store.name]).await?;
+    until("its pods are gone", limit, || async {
+        let left = store.pods().await?;
+        ensure!(left.is_empty(), "left: {:?}", left.keys());
+        Ok(())
+    })
+    .await?;
+    let volumes = claims(&store).await?;
+    ensure!(volumes.len() == 2, "the volumes that shall stay are {:?}", volumes.keys());
+    store.apply(spec).await?;
+    store.until_complete(Duration::from_mins(2)).await?;
+    let (content, _) = client.content(&store.service().await?.url()).await?;
+    ensure!(content.contains_key("kept"), "the next store of that name holds {content:?}");
     store.kubectl(&["delete", "kvc", store.name]).await?;
     Ok(())
 }
