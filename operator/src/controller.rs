@@ -112,6 +112,8 @@ pub struct ClusterMemory {
     sleep: Option<sleep::Falling>,
     /// Whether it was awake when it was last looked at.
     awake: bool,
+    /// Whether people were told why it does not sleep.
+    sleep_held: bool,
     /// Why a volume does not grow.
     growth: growth::Refused,
 }
@@ -244,6 +246,7 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let observed = observe::observe(&context.caches, &valid);
     let nodes = observe::known_nodes(&valid, &observed);
     let stage = hibernation::stage(&valid, &observed, memory.sleep.as_ref().is_some_and(sleep::Falling::is_told));
+    let stage = sleep::unless_held(cluster, context, &observed, stage, memory).await;
     // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
     let client = peer_client(context, &valid, &nodes, memory).await?;
     look_after_policy(context, &valid, memory).await?;
@@ -263,8 +266,14 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     replace_outdated(context, &observed, &pass).await?;
     let volumes = growth::grow(&site, &mut memory.growth).await?;
     report(&site, &status::summarize(&valid.store, &pass), volumes.as_ref()).await?;
-    // Last: where the right for it is missing, all else works as without it.
-    counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
+    // Where the right for it is missing, all else works as without it.
+    if let Some(error) = counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await {
+        let error = ReconcileError::from(error);
+        if !error.is_passing() {
+            context.metrics.failed(error.label());
+            tracing::warn!(namespace = valid.namespace, name = valid.name, %error, "a readiness gate is not set");
+        }
+    }
     Ok(Action::requeue(pass.pause(&valid.store)))
 }
 
@@ -291,6 +300,7 @@ async fn leave_alone(
 ) -> Result<Action, ReconcileError> {
     // What was seen before is too old afterwards: silence is counted anew.
     memory.pass = Memory::default();
+    memory.sleep = None;
     let status = status::paused(cluster.status.as_ref(), cluster.metadata.generation, Timestamp::now());
     if let Some(status) = status {
         if !memory.paused {

@@ -50,18 +50,19 @@ fn is_counted(situation: &Situation<'_>, view: &NodeView) -> Option<bool> {
     counts.then_some(true)
 }
 
-/// Sets the condition where it differs, on pods that have the gate.
-///
-/// # Errors
-/// See [`ApplyError`].
-pub async fn mark(client: &Client, observed: &Observed, situation: &Situation<'_>) -> Result<(), ApplyError> {
+/// Sets the condition where it differs, on pods that have the gate. One that cannot be set, for want of a right or
+/// because somebody refuses it, keeps neither the others nor failovers waiting: the first such error is what is returned.
+pub async fn mark(client: &Client, observed: &Observed, situation: &Situation<'_>) -> Option<ApplyError> {
+    let mut first = None;
     for (name, counted) in verdicts(situation) {
         let Some(pod) = observed.pods.get(&name).filter(|pod| has_gate(pod)) else { continue };
-        if shows(pod) != counted {
-            apply::set_condition(client, pod, &condition(counted)).await?;
+        if shows(pod) != counted
+            && let Err(error) = apply::set_condition(client, pod, &condition(counted)).await
+        {
+            first.get_or_insert(error);
         }
     }
-    Ok(())
+    first
 }
 
 fn condition(counted: bool) -> apply::PodCondition {
@@ -185,7 +186,8 @@ mod tests {
             patched("/api/v1/namespaces/default/pods/n2/status"),
             patched("/api/v1/namespaces/default/pods/n4/status"),
         ]);
-        mark(&client, &observed, &scene.situation()).await.expect("marked");
+        let refused = mark(&client, &observed, &scene.situation()).await;
+        assert!(refused.is_none(), "{refused:?}");
         drop(client);
         let sent = server.await.expect("the script was followed");
         let told: Vec<_> =

@@ -50,6 +50,9 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!self.hibernated || self.storage.type == 'Persistent'")
         .message("hibernated needs storage.type Persistent: a store in memory would lose everything that it holds")
         .field_path(".hibernated"),
+    validation = Rule::new("!(self.hibernated && oldSelf.hibernated) || (has(self.storage.whenDeleted) ? self.storage.whenDeleted : 'Retain') == (has(oldSelf.storage.whenDeleted) ? oldSelf.storage.whenDeleted : 'Retain')")
+        .message("storage.whenDeleted can be changed only while the nodes run: set hibernated: false first")
+        .field_path(".storage.whenDeleted"),
     validation = Rule::new("self.storage.type == oldSelf.storage.type")
         .message("storage.type cannot be changed: create another KvCluster and copy the data")
         .field_path(".storage.type"),

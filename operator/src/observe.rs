@@ -51,6 +51,8 @@ pub struct Observed {
     pub pods: BTreeMap<NodeId, Arc<Pod>>,
     /// The claims of its nodes' volumes, by node.
     pub claims: BTreeMap<NodeId, Arc<PersistentVolumeClaim>>,
+    /// Nodes whose claims somebody has deleted: the volumes go as soon as the pods do.
+    pub doomed_claims: Vec<NodeId>,
 }
 
 /// Looks everything up.
@@ -65,11 +67,12 @@ pub fn observe(caches: &Caches, cluster: &ValidCluster) -> Observed {
         owned_by(&*pod, stateful_set.as_ref()?.metadata.uid.as_deref()?).then(|| (node.clone(), pod))
     });
     let claims = store.nodes.iter().filter_map(|node| {
-        let claim = caches.claims.get(&ObjectRef::new(&names::claim(node)).within(namespace))?;
-        claim.metadata.deletion_timestamp.is_none().then(|| (node.clone(), claim))
+        Some((node.clone(), caches.claims.get(&ObjectRef::new(&names::claim(node)).within(namespace))?))
     });
+    let (doomed, claims): (Vec<_>, Vec<_>) = claims.partition(|(_, claim)| claim.metadata.deletion_timestamp.is_some());
     Observed {
-        claims: claims.collect(),
+        claims: claims.into_iter().collect(),
+        doomed_claims: doomed.into_iter().map(|(node, _)| node).collect(),
         services: services
             .into_iter()
             .filter_map(|name| Some((name.clone(), caches.services.get(&ObjectRef::new(&name).within(namespace))?)))

@@ -62,6 +62,8 @@ reasons! {
     Hibernated false,
     /// The store sleeps, and some copies lack entries that others hold.
     HibernatedUnsettled true,
+    /// The store does not sleep, since its volumes would go with its pods.
+    HibernationHeld true,
     /// The store wakes up.
     Waking false,
     /// Volumes are made larger.

@@ -51,7 +51,8 @@ pub struct Plan {
 /// other, so that a storage system that fails to make one larger has only that one in its hands.
 #[must_use]
 pub fn plan(wanted: &str, claims: &BTreeMap<NodeId, Arc<PersistentVolumeClaim>>) -> Option<Plan> {
-    let enough = quantity::bytes(wanted)?;
+    // A little less is enough: 1.07G is not exactly 1070M, as which the API server gives it back.
+    let enough = quantity::bytes(wanted)? * (1.0 - 1e-12);
     // What is not bound yet has no size, and cannot be changed.
     let volumes: Vec<(&NodeId, &PersistentVolumeClaim, &str)> =
         claims.iter().filter_map(|(node, claim)| Some((node, claim.as_ref(), capacity(claim)?))).collect();

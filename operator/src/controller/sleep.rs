@@ -6,12 +6,14 @@ use kube::{ResourceExt, runtime::controller::Action};
 use quorumkv_api::{client::PeerClient, lab::Role};
 use tokio::time::Instant;
 
-use super::{ClusterMemory, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell};
+use super::{ClusterMemory, Context, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell};
 use crate::{
     apply,
     build::{self, names},
+    crd::KvCluster,
     hibernation::{PATIENCE, Stage},
     manage::{self, KnownNode, Memory, PassError, Settling},
+    observe::Observed,
     reason::Reason,
     record::Record,
     status::{self, HIBERNATED, HIBERNATING},
@@ -19,6 +21,8 @@ use crate::{
 
 /// Pause between two looks while something is under way.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same of a store that sleeps: its volumes may still have to grow.
+const ASLEEP: Duration = Duration::from_secs(60);
 
 /// A store that falls asleep, or sleeps. Losing this costs time and a word in an event.
 #[derive(Debug)]
@@ -37,6 +41,30 @@ impl Falling {
     pub(super) const fn is_told(&self) -> bool {
         self.told.is_some()
     }
+}
+
+/// A store whose claims somebody has deleted does not fall asleep: its volumes would go with its pods.
+pub(super) async fn unless_held(
+    cluster: &KvCluster,
+    context: &Context,
+    observed: &Observed,
+    stage: Stage,
+    memory: &mut ClusterMemory,
+) -> Stage {
+    if stage != Stage::Settling || observed.doomed_claims.is_empty() {
+        memory.sleep_held = false;
+        return stage;
+    }
+    if !std::mem::replace(&mut memory.sleep_held, true) {
+        let nodes: Vec<&str> = observed.doomed_claims.iter().map(|node| node.0.as_str()).collect();
+        let note = format!(
+            "The volume claims of {} are deleted, and the volumes would go with the pods: replace those pods one by one \
+             first, so that each gets a new volume and fetches everything",
+            nodes.join(", ")
+        );
+        publish(cluster, context, Reason::HibernationHeld, "Hibernate", &note).await;
+    }
+    Stage::Awake
 }
 
 /// Tells once that a store wakes up which slept before.
@@ -132,7 +160,7 @@ pub(super) async fn rest(
     }
     let message = "The store sleeps: its volumes keep what was written, and hibernated: false wakes it up";
     report_asleep(site, HIBERNATED, message, memory).await?;
-    Ok(Action::await_change())
+    Ok(Action::requeue(ASLEEP))
 }
 
 async fn report_asleep(
