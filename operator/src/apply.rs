@@ -301,7 +301,9 @@ pub async fn grow_claim(
     let patch = json!({"metadata": {"uid": claim.uid()}, "spec": requests});
     match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
         // Whoever refuses, with whatever code: a store whose volume stays as it is works as before.
-        Err(kube::Error::Api(status)) if !is_of_another_object(&status) => Ok(Some(status.message)),
+        Err(kube::Error::Api(status)) if !is_of_another_object(&status) && !matches!(status.code, 429 | 503 | 504) => {
+            Ok(Some(status.message))
+        }
         answer => unless_replaced(answer).map(|()| None).map_err(refused("grow", &name)),
     }
 }

@@ -212,7 +212,7 @@ async fn a_store_that_sleeps_is_told_so_once_and_then_nothing_is_written() {
         let site =
             Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
         let action = rest(&site, Stage::Asleep, nobody.clone(), &mut memory).await.expect("it sleeps");
-        assert_eq!(action, Action::await_change());
+        assert_eq!(action, Action::requeue(ASLEEP));
         drop((client, context, platform));
         let sent = server.await.expect("the script was followed");
         if let [event, report] = sent.as_slice() {
