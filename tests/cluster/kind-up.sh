@@ -3,9 +3,10 @@
 # the operator installed with helm, examples/kvcluster.yaml applied and Ready.
 # Run again after a change: only what changed is renewed.
 #
-#   kind-up.sh [--name NAME] [--no-example]
+#   kind-up.sh [--name NAME] [--config FILE] [--no-example]
 #
 #   --name NAME     of the kind cluster; default: quorumkv
+#   --config FILE   for kind; default: kind-config.yaml
 #   --no-example    stop when the operator runs
 #
 # Environment:
@@ -14,10 +15,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 name=quorumkv
+config="$REPO_ROOT/kind-config.yaml"
 example=1
 while [ $# -gt 0 ]; do
   case $1 in
   --name) name=${2:?--name needs a value} && shift ;;
+  --config) config=${2:?--config needs a file} && shift ;;
   --no-example) example= ;;
   -h | --help) usage_of "$0"; exit 0 ;;
   *) die "unknown option $1" ;;
@@ -74,7 +77,7 @@ apply_example() {
 
 began=$SECONDS
 "$CLUSTER_DIR/tools.sh" kubectl helm kind
-KUBECONFIG_FILE=$("$CLUSTER_DIR/cluster.sh" up --name "$name")
+KUBECONFIG_FILE=$("$CLUSTER_DIR/cluster.sh" up --name "$name" --config "$config")
 images
 operator
 [ -z "$example" ] || apply_example

@@ -27,6 +27,10 @@ use crate::processes::programs;
 const UP_LIMIT: Duration = Duration::from_mins(40);
 /// Optimized static programs, from nothing.
 const BUILD_LIMIT: Duration = Duration::from_mins(30);
+/// How the cluster is made: several machines, all of which take pods.
+const CONFIG: &str = "kind-config-workers.yaml";
+/// A machine starts its kubelet, and that its pods' sandboxes anew.
+const MACHINE_LIMIT: Duration = Duration::from_mins(3);
 const HELM_LIMIT: Duration = Duration::from_mins(4);
 
 /// A kind cluster, with a kubeconfig of its own.
@@ -106,6 +110,8 @@ impl Kind {
         Command::new(scripts.join("cluster.sh"))
             .args(["up", "--name", name, "--kubeconfig"])
             .arg(&kubeconfig)
+            .arg("--config")
+            .arg(root.join(CONFIG))
             .within(UP_LIMIT)
             .output()
             .await?;
@@ -115,7 +121,7 @@ impl Kind {
         Ok(Self { name: name.to_owned(), root, tools, kubeconfig, client, engine, _lock: Arc::new(lock) })
     }
 
-    /// Builds the images of this checkout and puts them onto the cluster's node. With `binaries`, from the
+    /// Builds the images of this checkout and puts them onto the cluster's nodes. With `binaries`, from the
     /// static programs in that folder, as they are.
     ///
     /// # Errors
@@ -146,11 +152,8 @@ impl Kind {
             .args(["--operator", &images.operator.to_string(), "--node", &images.node.to_string()])
             .output()
             .await?;
-        Command::new(self.root.join("tests/cluster/cluster.sh"))
-            .args(["load", "--name", &self.name])
-            .arg(&archive)
-            .output()
-            .await?;
+        // Onto three nodes, on a busy machine.
+        self.script(["load"]).arg(&archive).within(Duration::from_mins(3)).output().await?;
         std::fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
         Ok(images)
     }
@@ -324,16 +327,34 @@ impl Kind {
         Ok(nodes.into_iter().filter_map(machine).collect())
     }
 
+    /// Loses a machine, with all that runs on it, as when its power fails.
+    ///
+    /// # Errors
+    /// When its container does not end.
+    pub async fn stop_machine(&self, machine: &str) -> Result<String, CommandError> {
+        self.script(["stop-node", machine]).output().await
+    }
+
+    /// Starts a lost machine again, and waits until it is Ready.
+    ///
+    /// # Errors
+    /// When it does not become so.
+    pub async fn start_machine(&self, machine: &str) -> Result<String, CommandError> {
+        self.script(["start-node", machine]).within(MACHINE_LIMIT).output().await
+    }
+
+    /// cluster.sh for this cluster, ready to run.
+    fn script<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        let script = Command::new(self.root.join("tests/cluster/cluster.sh"));
+        script.args(arguments).args(["--name", &self.name])
+    }
+
     /// Deletes the cluster.
     ///
     /// # Errors
     /// When something of it stays.
     pub async fn down(&self) -> Result<(), CommandError> {
-        Command::new(self.root.join("tests/cluster/cluster.sh"))
-            .args(["down", "--name", &self.name])
-            .within(Duration::from_mins(2))
-            .output()
-            .await?;
+        self.script(["down"]).within(Duration::from_mins(2)).output().await?;
         Ok(())
     }
 }

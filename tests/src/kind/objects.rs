@@ -43,6 +43,8 @@ pub struct PodSeen {
     pub role: String,
     /// Its condition Ready.
     pub ready: bool,
+    /// The machine that it is on; empty while it is on none.
+    pub machine: String,
 }
 
 impl PodSeen {
@@ -58,6 +60,7 @@ impl PodSeen {
             restarts: containers.iter().map(|container| container.restart_count).sum(),
             role: labels.and_then(|labels| labels.get("quorumkv.io/role")).cloned().unwrap_or_default(),
             ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         }
     }
 

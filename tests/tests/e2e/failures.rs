@@ -8,8 +8,6 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use quorumkv_tests::{
     client::{Answer, LabClient},
     history,
@@ -37,29 +35,28 @@ const OUTAGE_LIMIT_WITHOUT_OPERATOR: Duration = Duration::from_secs(60);
 /// With every machine closed to new pods, a deleted follower stays away for as long as it shall.
 pub(crate) async fn a_write_without_its_quorum_waits_and_then_says_so(world: &World) -> anyhow::Result<()> {
     let store = world.ready_store().await?;
-    let machine = machine_of(store).await?;
-    let outcome = without_a_follower(world, store, &machine).await;
+    let outcome = without_a_follower(world, store).await;
     // Whatever became of it, for the steps that follow.
-    store.kind.kubectl(["uncordon", &machine]).output().await?;
+    on_all_machines(store, "uncordon").await?;
     store.patch(json!({"writeQuorum": 3, "writeTimeout": "5s"})).await?;
     outcome?;
     store.until_complete(Duration::from_mins(1)).await?;
     Ok(())
 }
 
-async fn without_a_follower(world: &World, store: &Store, machine: &str) -> anyhow::Result<()> {
+async fn without_a_follower(world: &World, store: &Store) -> anyhow::Result<()> {
     let (client, service) = (LabClient::new(Duration::from_mins(1))?, store.service().await?);
     // A write that has time waits until the follower is back.
     store.patch(json!({"writeQuorum": 5, "writeTimeout": "40s"})).await?;
     store.until_complete(Duration::from_secs(10)).await?;
-    take_a_follower_away(store, machine).await?;
+    take_a_follower_away(store).await?;
     let url = service.url();
     let mut waiting = pin!(client.set(&url, "patient", "1"));
     if let Ok(answer) = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await {
         bail!("a write at quorum 5 with four followers was answered: {answer:?}");
     }
     let back = Instant::now();
-    store.kind.kubectl(["uncordon", machine]).output().await?;
+    on_all_machines(store, "uncordon").await?;
     let answer = waiting.await?;
     ensure!(answer.status == 200 && answer.body["replicas"] == 5, "{} {}", answer.status, answer.text);
     let back = back.elapsed();
@@ -68,7 +65,7 @@ async fn without_a_follower(world: &World, store: &Store, machine: &str) -> anyh
     // One that has not says what is missing.
     store.patch(json!({"writeTimeout": "3s"})).await?;
     store.until_complete(Duration::from_secs(10)).await?;
-    take_a_follower_away(store, machine).await?;
+    take_a_follower_away(store).await?;
     let began = Instant::now();
     let answer = client.set(&service.url(), "impatient", "1").await?;
     let waited = began.elapsed();
@@ -95,8 +92,8 @@ async fn without_a_follower(world: &World, store: &Store, machine: &str) -> anyh
 }
 
 /// A follower that is gone, and cannot be scheduled again.
-async fn take_a_follower_away(store: &Store, machine: &str) -> anyhow::Result<()> {
-    store.kind.kubectl(["cordon", machine]).output().await?;
+async fn take_a_follower_away(store: &Store) -> anyhow::Result<()> {
+    on_all_machines(store, "cordon").await?;
     let follower = store.a_follower().await?;
     let uid = store.pods().await?.get(&follower).map(|pod| pod.uid.clone());
     store.kubectl(&["delete", "pod", &follower]).await?;
@@ -109,10 +106,11 @@ async fn take_a_follower_away(store: &Store, machine: &str) -> anyhow::Result<()
     .await
 }
 
-async fn machine_of(store: &Store) -> anyhow::Result<String> {
-    let pods: Api<Pod> = Api::namespaced(store.kind.client.clone(), store.namespace);
-    let pod = pods.get(&store.leader().await?).await?;
-    pod.spec.and_then(|spec| spec.node_name).context("the leader's pod runs nowhere")
+/// `kubectl cordon` or `uncordon`, of every machine.
+async fn on_all_machines(store: &Store, command: &str) -> anyhow::Result<()> {
+    let machines = store.kind.machines().await?.into_iter().map(|machine| machine.name);
+    store.kind.kubectl([command.to_owned()].into_iter().chain(machines)).output().await?;
+    Ok(())
 }
 
 pub(crate) async fn a_follower_is_deleted_under_load_and_no_write_fails(world: &World) -> anyhow::Result<()> {
