@@ -12,6 +12,8 @@ use k8s_openapi::{
         core::v1::{Pod, Secret, Service},
         policy::v1::PodDisruptionBudget,
     },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -217,6 +219,42 @@ pub async fn label_pod(client: &Client, pod: &Pod, role: Role) -> Result<(), App
     let patch = json!({"metadata": {"uid": pod.uid(), "labels": {names::ROLE: names::role_text(role)}}});
     let answer = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
     unless_replaced(answer).map_err(refused("label", &name))
+}
+
+/// A condition of a pod that is the operator's own.
+#[derive(Debug, Clone)]
+pub struct PodCondition {
+    /// Its type.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why, for programs.
+    pub reason: &'static str,
+    /// Why, for people.
+    pub message: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Sets a condition of a pod, if it is still the same pod. The kubelet keeps conditions that are not its own.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn set_condition(client: &Client, pod: &Pod, condition: &PodCondition) -> Result<(), ApplyError> {
+    let PodCondition { kind, holds, reason, message, since } = condition;
+    let name = pod.name_any();
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let condition = json!({
+        "type": kind,
+        "status": if *holds { "True" } else { "False" },
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": Time(*since),
+    });
+    // Strategic: conditions are merged by their type.
+    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    let answer = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+    unless_replaced(answer).map_err(refused("set a condition of", &name))
 }
 
 /// Deletes a pod, if it is still the same pod, so that it is made anew from the present template.

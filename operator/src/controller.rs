@@ -14,6 +14,7 @@
 //! | `policy` | poddisruptionbudgets | get, list, watch, create, patch | server-side apply |
 //! | (core) | secrets | get, create | the peer token, made once |
 //! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
+//! | (core) | pods/status | patch | the readiness gate: whether the leader counts the pod's copy |
 //! | `events.k8s.io` | events | create, patch | what happened |
 //! | `coordination.k8s.io` | leases, in its own namespace | get, create, patch, update | which operator works |
 
@@ -41,6 +42,7 @@ use tokio::{
 use crate::{
     apply::{self, ApplyError, StatusRecord},
     build::{self, names},
+    counted,
     crd::KvCluster,
     decide::{self, Presence, Roll},
     manage::{self, ANSWER_TIMEOUT, Happening, KnownNode, Memory, Pass, PassError},
@@ -230,6 +232,7 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
+    counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
     replace_outdated(context, &valid, &observed, &pass).await?;
     report(cluster, context, &valid, &pass).await?;
     Ok(Action::requeue(pass.pause(&valid.store)))

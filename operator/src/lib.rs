@@ -9,6 +9,7 @@
 pub mod apply;
 pub mod build;
 pub mod controller;
+pub mod counted;
 pub mod crd;
 pub mod decide;
 pub mod elect;
@@ -28,3 +29,4 @@ pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validate;
+pub mod watching;

@@ -3,12 +3,17 @@
 //! Every operator fills its caches; the one that holds the lease works. The lease keeps two from getting in
 //! each other's way and is no part of safety: that rests on the record and on the epochs that nodes promise.
 
-use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod, core::v1::Service, policy::v1::PodDisruptionBudget};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     runtime::{
         Controller, Predicate, WatchStreamExt,
         events::{Recorder, Reporter},
@@ -35,6 +40,7 @@ use crate::{
     observe::Caches,
     page::{self, Hosts, News, Page, kubernetes::Kubernetes},
     telemetry::LogFormat,
+    watching,
 };
 
 /// Name of the Lease and of the reporter of events.
@@ -47,7 +53,10 @@ const TRIGGERS: usize = 4096;
 /// Arguments of `quorumkv-operator run`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
-    /// Watch this namespace only; by default all
+    /// Watch these namespaces only, separated by commas; by default all
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// The same for one namespace
     #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
     pub watch_namespace: String,
     /// Image of the nodes of KvClusters that name none
@@ -77,6 +86,16 @@ pub struct RunArgs {
     /// Namespace of the lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub pod_namespace: String,
+}
+
+impl RunArgs {
+    /// The namespaces to watch; none means all.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let named = self.watch_namespaces.iter().chain([&self.watch_namespace]).map(|name| name.trim());
+        let unique: BTreeSet<String> = named.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        unique.into_iter().collect()
+    }
 }
 
 /// Why the operator ended.
@@ -164,14 +183,18 @@ async fn work(
     readiness: Readiness,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
-    let namespace = args.watch_namespace.as_str();
+    let namespaces = args.namespaces();
+    match namespaces.as_slice() {
+        [] => tracing::info!("watching all namespaces"),
+        some => tracing::info!(namespaces = %some.join(", "), "watching some namespaces"),
+    }
     let (triggers, triggered) = mpsc::channel(TRIGGERS);
     let mut watches = JoinSet::new();
     let caches = Caches {
-        stateful_sets: watch::<StatefulSet>(&client, namespace, &triggers, &mut watches),
-        services: watch::<Service>(&client, namespace, &triggers, &mut watches),
-        budgets: watch::<PodDisruptionBudget>(&client, namespace, &triggers, &mut watches),
-        pods: watch::<Pod>(&client, namespace, &triggers, &mut watches),
+        stateful_sets: watch::<StatefulSet>(&client, &namespaces, &triggers, &mut watches),
+        services: watch::<Service>(&client, &namespaces, &triggers, &mut watches),
+        budgets: watch::<PodDisruptionBudget>(&client, &namespaces, &triggers, &mut watches),
+        pods: watch::<Pod>(&client, &namespaces, &triggers, &mut watches),
     };
     tokio::select! {
         () = filled(&caches) => {}
@@ -200,8 +223,8 @@ fn page(
     let (clusters, writer) = reflector::store();
     let mut serving = None;
     if args.page_port != 0 {
-        let stream = watcher(api::<KvCluster>(client, &args.watch_namespace), watcher::Config::default());
-        let stream = stream.default_backoff().reflect(writer);
+        let stream = watching::watch::<KvCluster>(client, &args.namespaces(), &watcher::Config::default());
+        let stream = stream.reflect(writer);
         watches.spawn(stream.for_each(async |event| {
             if let Err(error) = event {
                 tracing::warn!(%error, "the page's watch failed and is repeated");
@@ -245,7 +268,7 @@ async fn filled(caches: &Caches) {
 /// their KvCluster at every change and deletion.
 fn watch<K>(
     client: &Client,
-    namespace: &str,
+    namespaces: &[String],
     triggers: &mpsc::Sender<ObjectRef<KvCluster>>,
     watches: &mut JoinSet<()>,
 ) -> Store<K>
@@ -260,7 +283,7 @@ where
 {
     let (store, writer) = reflector::store();
     let config = watcher::Config::default().labels(names::MANAGED);
-    let stream = watcher(api::<K>(client, namespace), config).default_backoff().reflect(writer).touched_objects();
+    let stream = watching::watch::<K>(client, namespaces, &config).reflect(writer).touched_objects();
     let triggers = triggers.clone();
     watches.spawn(async move {
         let mut stream = std::pin::pin!(stream);
@@ -277,13 +300,6 @@ where
         }
     });
     store
-}
-
-fn api<K>(client: &Client, namespace: &str) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    if namespace.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), namespace) }
 }
 
 fn cluster_of(object: &impl Resource) -> Option<ObjectRef<KvCluster>> {
@@ -343,8 +359,7 @@ async fn control(
     let (clusters, writer) = reflector::store();
     // Status changes are the operator's own; only a new spec, and the wish for a switchover among the annotations,
     // need a reconcile before the next second.
-    let stream = watcher(api::<KvCluster>(&client, &args.watch_namespace), watcher::Config::default())
-        .default_backoff()
+    let stream = watching::watch::<KvCluster>(&client, &args.namespaces(), &watcher::Config::default())
         .reflect(writer)
         .applied_objects()
         .predicate_filter(
@@ -374,4 +389,27 @@ async fn control(
 
 fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send {
     futures::stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[rstest::rstest]
+    #[case::all(&[], &[])]
+    #[case::one(&["--watch-namespace=team"], &["team"])]
+    #[case::several(&["--watch-namespaces=b,a"], &["a", "b"])]
+    #[case::twice(&["--watch-namespaces=b, a,b,", "--watch-namespace=c"], &["a", "b", "c"])]
+    fn namespaces_are_those_that_are_named(#[case] arguments: &[&str], #[case] expected: &[&str]) {
+        let arguments = ["run"].iter().chain(arguments);
+        assert_eq!(Program::parse_from(arguments).run.namespaces(), expected);
+    }
 }

@@ -5,9 +5,9 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
             Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-            PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
-            VolumeResourceRequirements, WeightedPodAffinityTerm,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodReadinessGate,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
+            VolumeMount, VolumeResourceRequirements, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -15,7 +15,10 @@ use k8s_openapi::{
 use quorumkv_api::{CLIENT_PORT, METRICS_PORT, PEER_PORT, lab::Role};
 
 use super::{names, secret};
-use crate::validate::{PodOptions, ValidCluster, ValidStorage};
+use crate::{
+    counted::GATE,
+    validate::{PodOptions, ValidCluster, ValidStorage},
+};
 
 /// Name of the container, of which there is one.
 pub const CONTAINER: &str = "node";
@@ -85,6 +88,7 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
         }),
         spec: Some(PodSpec {
             containers: vec![container],
+            readiness_gates: Some(vec![PodReadinessGate { condition_type: GATE.to_owned() }]),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
@@ -305,6 +309,6 @@ mod tests {
             let template = template(&ValidCluster { storage, ..valid_cluster() });
             format!("{:016x}", super::super::fnv1a(&serde_json::to_vec(&template).expect("a template serializes")))
         });
-        assert_eq!(fingerprints, ["affab153e7560e92", "9e22ae48ecd49875"]);
+        assert_eq!(fingerprints, ["7bafc04ee9c60206", "0a7a3bc9df55ca03"]);
     }
 }
