@@ -38,7 +38,25 @@ chart() {
       --set podDisruptionBudget.enabled=true,metrics.serviceMonitor.enabled=true \
       --set metrics.podMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true \
       --set 'page.enabled=true,page.allowChanges=true,page.hosts={quorum.example.com}' >/dev/null &&
-    ! helm template check charts/quorumkv --set replica=2 >/dev/null 2>&1
+    ! helm template check charts/quorumkv --set replica=2 >/dev/null 2>&1 &&
+    chart_scopes
+}
+
+# The operator has no more rights than where it watches, and is told of the same namespaces.
+chart_scopes() {
+  local everywhere some one both
+  scoped() { helm template check charts/quorumkv --namespace check --set rbac.aggregateRoles=false "$@"; }
+  everywhere=$(scoped) &&
+    some=$(scoped --set 'watchNamespaces={b,a,b},metrics.podMonitor.enabled=true') &&
+    one=$(scoped --set watchNamespace=a) &&
+    ! both=$(scoped --set 'watchNamespaces={a},watchNamespace=b' 2>&1) &&
+    [ "$(grep -c '^kind: ClusterRole' <<<"$everywhere")" -eq 2 ] &&
+    ! grep -q '^kind: ClusterRole' <<<"$some$one" &&
+    [ "$(grep -c '^  namespace: [ab]$' <<<"$some")" -eq 4 ] &&
+    [ "$(grep -c '^  namespace: a$' <<<"$one")" -eq 2 ] &&
+    grep -q 'value: "a,b"' <<<"$some" &&
+    grep -q 'matchNames: \["a","b"\]' <<<"$some" &&
+    grep -q 'watchNamespace and watchNamespaces are both set' <<<"$both"
 }
 
 check "formatting" cargo fmt --all --check

@@ -45,6 +45,16 @@
 {{- printf "%s:%s" .Values.nodeImage.repository (default .Chart.AppVersion .Values.nodeImage.tag) }}
 {{- end }}
 
+{{/* The namespaces to watch, as a JSON array; empty for all. */}}
+{{- define "quorumkv.watchNamespaces" -}}
+{{- if and .Values.watchNamespace .Values.watchNamespaces }}
+{{- fail "watchNamespace and watchNamespaces are both set: put the one namespace into the list watchNamespaces and leave watchNamespace empty" }}
+{{- end }}
+{{- $namespaces := .Values.watchNamespaces }}
+{{- with .Values.watchNamespace }}{{ $namespaces = list . }}{{ end }}
+{{- $namespaces | uniq | sortAlpha | toJson }}
+{{- end }}
+
 {{- define "quorumkv.pageName" -}}
 {{- printf "%s-page" (include "quorumkv.fullname" .) }}
 {{- end }}
