@@ -67,6 +67,8 @@ create() {
   "$BIN/kind" create cluster --name "$CLUSTER" --config "$config" \
     --image "$NODE_IMAGE" --kubeconfig "$OWN" --wait 180s >&2
   pod_network
+  "$BIN/kubectl" --kubeconfig "$OWN" wait --for=condition=Ready nodes --all --timeout 120s >/dev/null ||
+    die "not all nodes became Ready within 120 s"
   # A pod made before this account exists is refused.
   wait_until 60 kube "$OWN" --namespace default get serviceaccount default ||
     die "the 'default' service account did not appear within 60 s"

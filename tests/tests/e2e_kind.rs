@@ -23,6 +23,8 @@ mod e2e {
     pub(crate) mod failures;
     pub(crate) mod install;
     pub(crate) mod isolation;
+    pub(crate) mod machines;
+    pub(crate) mod operators;
     pub(crate) mod page;
     pub(crate) mod plugin;
     pub(crate) mod quiet;
@@ -39,8 +41,8 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, page, plugin, quiet, refusals, service, settings, storage, switchover,
-    world::World,
+    chaos, failures, install, isolation, machines, operators, page, plugin, quiet, refusals, service, settings,
+    storage, switchover, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         install::helm_installs_the_operator_where_restricted_pod_security_is_enforced,
         install::helm_test_passes,
         install::a_kvcluster_is_ready_within_60_seconds,
+        machines::pods_spread_over_the_machines,
         install::kubectl_shows_the_columns,
         install::nothing_runs_with_more_rights_than_it_needs,
         refusals::wrong_specs_are_refused_with_what_to_change,
@@ -82,7 +85,10 @@ fn main() -> ExitCode {
         failures::leader_and_operator_are_deleted_together_and_no_acknowledged_write_is_lost,
         failures::a_leader_that_crashes_in_its_pod_comes_back_as_a_follower,
         failures::a_leader_that_hangs_is_replaced_and_takes_nothing_back,
+        machines::the_leaders_machine_is_lost_under_load_and_comes_back,
+        machines::the_leaders_machine_is_drained_under_load_and_no_write_is_lost,
         failures::pods_are_renewed_one_by_one_under_load,
+        operators::the_active_operator_of_two_is_killed_and_the_other_takes_over,
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         plugin::kubectl_kvc_does_what_it_says,
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
         quiet::the_operator_counted_no_unexplained_error,
         chaos::faults_under_load_lose_no_acknowledged_write_and_show_no_stale_read,
         chaos::a_leader_that_goes_away_is_replaced_in_good_time,
+        operators::an_operator_of_some_namespaces_leaves_all_others_alone,
         install::uninstalling_the_operator_leaves_stores_at_work,
     ];
     let steps = steps.into_iter().map(|step| step.with_ignored_flag(!asked)).collect();

@@ -64,6 +64,8 @@ pub struct Machine {
     pub address: String,
     /// The addresses of its pods, such as `10.244.0.0/24`.
     pub pods: String,
+    /// Whether the API server runs on it.
+    pub control_plane: bool,
 }
 
 /// Names of the images that were loaded.
@@ -172,6 +174,17 @@ impl Kind {
             .args(["--set", "page.enabled=true"])
             .output()
             .await
+    }
+
+    /// The same release with some values changed; waits until it is up.
+    ///
+    /// # Errors
+    /// When helm says so.
+    pub async fn upgrade(&self, release: &str, namespace: &str, values: &[&str]) -> Result<String, CommandError> {
+        let values = values.iter().flat_map(|value| ["--set", value]);
+        let upgrade = self.helm(["upgrade", release]).arg(self.root.join("charts/quorumkv"));
+        let options = ["--namespace", namespace, "--reuse-values", "--wait", "--timeout", "3m"];
+        upgrade.args(options).args(values).output().await
     }
 
     /// `helm` with this cluster, ready to run.
@@ -322,7 +335,9 @@ impl Kind {
         let machine = |node: Node| {
             let addresses = node.status?.addresses?;
             let address = addresses.into_iter().find(|address| address.type_ == "InternalIP")?.address;
-            Some(Machine { name: node.metadata.name?, address, pods: node.spec?.pod_cidr? })
+            let labels = node.metadata.labels.unwrap_or_default();
+            let control_plane = labels.contains_key("node-role.kubernetes.io/control-plane");
+            Some(Machine { name: node.metadata.name?, address, pods: node.spec?.pod_cidr?, control_plane })
         };
         Ok(nodes.into_iter().filter_map(machine).collect())
     }

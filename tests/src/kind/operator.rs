@@ -1,27 +1,47 @@
-//! The operator's pod, and its end.
+//! The operator's pods, and their end.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
 
 use super::cluster::Kind;
 
-/// The only pod of the operator in this namespace that is not on its way out.
+/// What operators settle by which of them works.
+const LEASE: &str = "quorumkv-operator";
+
+/// The pod of the operator in this namespace that works: the one that holds the Lease. Where none of those that are not
+/// on their way out does yet, the first of them.
 ///
 /// # Errors
 /// When there is none.
 pub async fn pod(kind: &Kind, namespace: &str) -> anyhow::Result<String> {
-    let pods: Api<Pod> = Api::namespaced(kind.client.clone(), namespace);
-    let found = pods.list(&ListParams::default().labels("app.kubernetes.io/component=operator")).await?;
-    let mut stays = found.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    stays.find_map(|pod| pod.metadata.name).context("there is no operator pod")
+    Ok(active(kind, namespace).await?.name_any())
 }
 
-/// Ends it so that it cannot finish what it began, nor give back its Lease. A pod that is only deleted, even by force,
-/// works on for two seconds; a process that is only killed is started again in its pod, and has its Lease still. One
-/// that is stopped does nothing until the deletion of its pod kills it.
+/// The machine that it is on.
+///
+/// # Errors
+/// When there is none.
+pub async fn machine(kind: &Kind, namespace: &str) -> anyhow::Result<String> {
+    let pod = active(kind, namespace).await?;
+    pod.spec.and_then(|spec| spec.node_name).context("the operator's pod is on no machine")
+}
+
+async fn active(kind: &Kind, namespace: &str) -> anyhow::Result<Pod> {
+    let leases: Api<Lease> = Api::namespaced(kind.client.clone(), namespace);
+    let lease = leases.get_opt(LEASE).await.context("get the operator's Lease")?;
+    let holder = lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(kind.client.clone(), namespace);
+    let found = pods.list(&ListParams::default().labels("app.kubernetes.io/component=operator")).await?;
+    let stays = found.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    stays.min_by_key(|pod| pod.name_any() != holder).context("there is no operator pod")
+}
+
+/// Ends the one that works so that it cannot finish what it began, nor give back its Lease. A pod that is only deleted,
+/// even by force, works on for two seconds; a process that is only killed is started again in its pod, and has its Lease
+/// still. One that is stopped does nothing until the deletion of its pod kills it.
 ///
 /// # Errors
 /// When there is none, or kubectl fails.

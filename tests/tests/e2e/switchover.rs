@@ -31,17 +31,7 @@ pub(crate) async fn leadership_goes_where_it_is_asked_to_under_load(world: &Worl
     for _ in 0..2 {
         let wanted = store.a_follower().await?;
         let asked = Instant::now();
-        ask_for(store, &wanted).await?;
-        until(&format!("{wanted} leads"), Duration::from_secs(30), || async {
-            let leader = store.leader().await?;
-            // Another may lead where its log is too short in the moment of the fence; then it is asked for again.
-            if leader != wanted && wish(store).await?.is_none() {
-                ask_for(store, &wanted).await?;
-            }
-            ensure!(leader == wanted, "{leader} leads");
-            Ok(())
-        })
-        .await?;
+        hand_over(store, &wanted).await?;
         store.until_complete(Duration::from_mins(1)).await?;
         waits.push(asked.elapsed());
         until("the annotation is gone", Duration::from_secs(10), || async {
@@ -92,6 +82,21 @@ pub(crate) async fn a_wish_that_makes_no_sense_is_refused_with_an_event(world: &
     }
     ensure!(store.leader().await? == leader, "a refused wish changed the leader");
     Ok(())
+}
+
+/// Asks for another leader until it leads.
+pub(crate) async fn hand_over(store: &Store, wanted: &str) -> anyhow::Result<()> {
+    ask_for(store, wanted).await?;
+    until(&format!("{wanted} leads"), Duration::from_secs(30), || async {
+        let leader = store.leader().await?;
+        // Another may lead where its log is too short in the moment of the fence; then it is asked for again.
+        if leader != wanted && wish(store).await?.is_none() {
+            ask_for(store, wanted).await?;
+        }
+        ensure!(leader == wanted, "{leader} leads");
+        Ok(())
+    })
+    .await
 }
 
 async fn ask_for(store: &Store, wanted: &str) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@ pub(crate) const FIRST: &str = "e2e-first";
 /// Where another store of the same name is.
 pub(crate) const SECOND: &str = "e2e-second";
 /// No step takes that long, unless something hangs.
-const STEP_LIMIT: Duration = Duration::from_mins(4);
+const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// Setting up builds programs, the first time.
 const SET_UP_LIMIT: Duration = Duration::from_mins(75);
 
