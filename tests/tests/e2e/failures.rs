@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -123,12 +123,19 @@ pub(crate) async fn a_follower_is_deleted_under_load_and_no_write_fails(world: &
     let follower = store.a_follower().await?;
     let deleted = Instant::now();
     store.delete_pod(&follower).await?;
+    let too_early = AtomicBool::new(false);
     until(&format!("the new copy of {follower} is recorded"), Duration::from_mins(1), || async {
+        // The pod first: what is Ready then must be recorded afterwards.
+        let pod = store.pods().await?.remove(&follower);
         let now = objects::recorded_copies(&store.get().await?);
-        ensure!(now.get(&follower).is_some_and(|copy| copies.get(&follower) != Some(copy)), "recorded: {now:?}");
+        let recorded = now.get(&follower).is_some_and(|copy| copies.get(&follower) != Some(copy));
+        let ready = pod.is_some_and(|pod| pod.ready && before.get(&follower).is_none_or(|old| old.uid != pod.uid));
+        too_early.fetch_or(ready && !recorded, Ordering::Relaxed);
+        ensure!(recorded, "recorded: {now:?}");
         Ok(())
     })
     .await?;
+    ensure!(!too_early.into_inner(), "pod {follower} was Ready while its copy was not recorded");
     let cluster = store.until_complete(Duration::from_mins(1)).await?;
     let back = deleted.elapsed();
     load.acked_more(WRITES, WRITES_WITHIN).await?;
