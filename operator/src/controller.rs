@@ -232,9 +232,10 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
-    counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
     replace_outdated(context, &valid, &observed, &pass).await?;
     report(cluster, context, &valid, &pass).await?;
+    // Last: where the right for it is missing, all else works as without it.
+    counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
     Ok(Action::requeue(pass.pause(&valid.store)))
 }
 
