@@ -32,6 +32,7 @@ pub mod static_leader;
 pub mod storage;
 pub mod store;
 pub mod timer;
+pub mod tls;
 pub mod transport;
 pub mod wire;
 

@@ -21,7 +21,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, histogram::exponential_buckets},
     registry::{Registry, Unit},
 };
-use quorumkv_api::lab::Role;
+use quorumkv_api::{lab::Role, peer::TlsReport};
 use quorumkv_protocol::WriteOutcome;
 
 use self::requests::Requests;
@@ -90,6 +90,13 @@ struct StreamLabel {
 struct DirectionLabel {
     direction: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoadLabel {
+    outcome: &'static str,
+}
+
+const LOADS: [&str; 2] = ["loaded", "refused"];
 
 /// Which way frames go on a replication stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +172,9 @@ pub struct Metrics {
     write_timeout: Seconds,
     followers: Followers,
     refused_for_room: Counter,
+    certificate_expiration: Seconds,
+    certificate_lifetime: Seconds,
+    certificate_loads: Family<LoadLabel, Counter>,
     /// Counted by storage.
     pub storage: StorageMetrics,
 }
@@ -203,12 +213,18 @@ impl Default for Metrics {
             write_timeout: Seconds::default(),
             followers: Followers::default(),
             refused_for_room: Counter::default(),
+            certificate_expiration: Seconds::default(),
+            certificate_lifetime: Seconds::default(),
+            certificate_loads: Family::default(),
             storage: StorageMetrics::default(),
         };
         metrics.register();
         for side in SIDES {
             // As above.
             drop(metrics.broken_streams.get_or_create(&StreamLabel { side }));
+        }
+        for outcome in LOADS {
+            drop(metrics.certificate_loads.get_or_create(&LoadLabel { outcome }));
         }
         for direction in [Direction::Sent, Direction::Received] {
             drop(metrics.stream_bytes(direction));
@@ -263,6 +279,13 @@ impl Metrics {
         registry.register_with_unit("follower_acknowledgement", help, Unit::Seconds, acknowledgement.clone());
         let help = "Client writes refused because the disk is full";
         registry.register("writes_refused_for_room", help, self.refused_for_room.clone());
+        let help = "When the certificate that the peer port shows expires, since 1970; 0 where it speaks no TLS";
+        let expiration = self.certificate_expiration.clone();
+        registry.register_with_unit("certificate_expiration_timestamp", help, Unit::Seconds, expiration);
+        let help = "How long that certificate is valid in all; 0 where it speaks no TLS";
+        registry.register_with_unit("certificate_lifetime", help, Unit::Seconds, self.certificate_lifetime.clone());
+        let help = "Times changed certificate files were looked at, by whether they were usable";
+        registry.register("certificate_loads", help, self.certificate_loads.clone());
         self.storage.register(registry);
     }
 
@@ -274,6 +297,22 @@ impl Metrics {
     /// Counts one write that storage has no room for.
     pub fn write_refused_for_room(&self) {
         self.refused_for_room.inc();
+    }
+
+    /// The peer port shows this certificate.
+    pub fn certificate_in_force(&self, TlsReport { not_before, not_after, .. }: &TlsReport) {
+        self.certificate_expiration.set(not_after.as_duration().as_secs_f64());
+        self.certificate_lifetime.set(not_after.duration_since(*not_before).as_secs_f64());
+    }
+
+    /// Changed files took effect.
+    pub fn certificates_loaded(&self) {
+        self.certificate_loads.get_or_create(&LoadLabel { outcome: LOADS[0] }).inc();
+    }
+
+    /// Changed files cannot be used.
+    pub fn certificates_refused(&self) {
+        self.certificate_loads.get_or_create(&LoadLabel { outcome: LOADS[1] }).inc();
     }
 
     /// Adds the latency of an acknowledged write.

@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use quorumkv_api::{
     Epoch, MAX_BODY_BYTES, SettingsPatch,
-    peer::{FenceReply, FenceRequest, MembersRequest, NodeState, PromoteRequest, SettingsReply},
+    peer::{FenceReply, FenceRequest, MembersRequest, NodeState, PromoteRequest, SettingsReply, TlsReport},
 };
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -26,6 +26,7 @@ use crate::{
     handle::DriverHandle,
     metrics::requests::{Port, UNKNOWN},
     recover::{self, RecoverQuery},
+    tls::PeerTls,
     transport::{self, PROTOCOL},
     wire::compression::{Compression, ENCODING},
 };
@@ -39,6 +40,8 @@ pub struct PeerPort {
     pub token: Token,
     /// Unless it is off, leaders hear that compressed frames are read.
     pub compression: Compression,
+    /// What it speaks TLS with.
+    pub tls: Option<PeerTls>,
 }
 
 /// The peer port's routes.
@@ -59,6 +62,7 @@ pub fn router(port: PeerPort) -> Router {
         ("/promote", post(promote)),
         ("/members", put(members)),
         ("/settings", put(settings)),
+        ("/tls", get(tls)),
         ("/stream", get(stream)),
         ("/recover", get(recover)),
     ];
@@ -118,6 +122,13 @@ async fn settings(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<
     Ok(Json(port.driver.change_settings(patch).await?))
 }
 
+async fn tls(State(port): State<PeerPort>) -> Result<Json<TlsReport>, PeerRefusal> {
+    match &port.tls {
+        Some(tls) => Ok(Json(tls.report())),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "this port does not speak TLS").into()),
+    }
+}
+
 async fn recover(
     State(port): State<PeerPort>,
     query: Result<Query<RecoverQuery>, QueryRejection>,
@@ -154,7 +165,7 @@ async fn stream(State(port): State<PeerPort>, mut request: Request) -> Result<Re
 }
 
 async fn unknown_route(uri: Uri) -> PeerRefusal {
-    let routes = "/state, /fence, /promote, /members, /settings, /stream, /recover";
+    let routes = "/state, /fence, /promote, /members, /settings, /tls, /stream, /recover";
     ApiError::new(StatusCode::NOT_FOUND, format!("no such route: {}; there are {routes}", uri.path())).into()
 }
 

@@ -21,6 +21,7 @@ use crate::{
     static_leader::{LeadError, Manager},
     storage::{self, Memory, OpenError, Opened, Persistent, Storage, StorageError},
     store::Snapshot,
+    tls::{PeerTls, TlsListener},
     transport::Dial,
 };
 
@@ -142,14 +143,18 @@ async fn serve_on(
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
 
     let compression = config.compression;
-    let dial = Dial { token: config.peer_token.clone(), source: config.source_address, compression };
+    let peer_tls = config.peer_tls.clone();
+    let tls = peer_tls.as_ref().map(|tls| tls.client().clone());
+    let dial = Dial { token: config.peer_token.clone(), source: config.source_address, compression, tls };
+    let _fresh = peer_tls.clone().map(|tls| spawn(tls.keep_fresh(handle.metrics.clone())));
     let _links = spawn(links::keep(handle.clone(), dial, leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
-    let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token, compression });
+    let peer_router = peer_router::PeerPort { driver: handle.clone(), token, compression, tls: peer_tls.clone() };
+    let peer_router = peer_router::router(peer_router);
     let mut client = spawn(router::serve(listeners.client, client_port, shutdown.draining.clone()));
-    let mut peer = spawn(listen(listeners.peer, peer_router, shutdown.over.clone()));
+    let mut peer = spawn(listen_to_peers(listeners.peer, peer_tls, peer_router, shutdown.over.clone()));
     let _metrics =
         listeners.metrics.map(|port| spawn(listen(port, metrics::router(handle.clone()), shutdown.over.clone())));
 
@@ -174,7 +179,7 @@ fn start_manager(config: &Config, driver: &DriverHandle) -> Result<Option<Manage
         // Nobody dials the leader.
         peer_url: String::new(),
     };
-    Ok(Some(Manager::new(driver.clone(), own, static_leader, config.peer_token.clone())?))
+    Ok(Some(Manager::new(driver.clone(), own, static_leader, config.peer_token.clone(), config.peer_tls.as_ref())?))
 }
 
 /// Lets requests under way finish. Writes wait for their quorum no longer than their timeout.
@@ -188,6 +193,19 @@ async fn drain(driver: &DriverHandle, client: &mut AbortOnDropHandle<()>) {
         Ok(Err(error)) => warn!(%error, "the client port failed while draining"),
         Err(_) => warn!(?longest, "some requests were still under way when time was up"),
     }
+}
+
+async fn listen_to_peers(
+    listener: TcpListener,
+    tls: Option<PeerTls>,
+    router: Router,
+    until: CancellationToken,
+) -> Result<(), ServeError> {
+    let Some(tls) = tls else { return listen(listener, router, until).await };
+    let listener = TlsListener::new(router::Undelayed(listener), tls);
+    let server = axum::serve(listener, router.into_make_service());
+    let server = server.with_graceful_shutdown(async move { until.cancelled().await });
+    server.into_future().await.map_err(ServeError::Server)
 }
 
 async fn listen(listener: TcpListener, router: Router, until: CancellationToken) -> Result<(), ServeError> {

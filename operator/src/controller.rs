@@ -1,4 +1,4 @@
-//! One reconcile of one KvCluster, as named steps.
+//! One reconcile of one KvCluster, as named steps. What has to do with certificates is in [`tls`].
 //!
 //! Reconciles come when a spec changes, when an object or a pod of it changes, and about once a second
 //! besides: the operator is the prober of its leaders. An idle reconcile asks nodes and writes nothing.
@@ -12,11 +12,13 @@
 //! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
 //! | (core) | services | get, list, watch, create, patch | server-side apply |
 //! | `policy` | poddisruptionbudgets | get, list, watch, create, patch | server-side apply |
-//! | (core) | secrets | get, create | the peer token, made once |
-//! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
+//! | (core) | secrets | get, create, update | the peer token, made once; certificates: read, and kept if self-signed |
+//! | (core) | pods | get, list, watch, patch, delete | role labels; telling kubelets of new certificates; replacing outdated pods |
 //! | (core) | pods/status | patch | the readiness gate: whether the leader counts the pod's copy |
 //! | `events.k8s.io` | events | create, patch | what happened |
 //! | `coordination.k8s.io` | leases, in its own namespace | get, create, patch, update | which operator works |
+
+mod tls;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +35,7 @@ use kube::{
         reflector::Store,
     },
 };
-use quorumkv_api::{client::PeerClient, lab::Role};
+use quorumkv_api::{client::PeerClient, lab::Role, tls::ClientTls};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -91,6 +93,7 @@ pub struct ClusterMemory {
     place: Option<(String, String)>,
     pass: Memory,
     peer: Option<PeerAccess>,
+    tls: Option<tls::TlsMemory>,
     failures: u32,
     refusal: Option<String>,
     /// Whether it was left alone when it was last looked at.
@@ -119,6 +122,14 @@ pub enum ReconcileError {
     /// The HTTP client for nodes cannot be set up.
     #[error("the HTTP client for nodes cannot be set up: {0}")]
     PeerClient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No certificates to speak to nodes with.
+    #[error("{message}")]
+    Tls {
+        /// For the event.
+        reason: Reason,
+        /// What is wrong.
+        message: String,
+    },
     /// It took too long.
     #[error("not finished within {RECONCILE_TIMEOUT:?}")]
     Timeout,
@@ -144,6 +155,7 @@ impl ReconcileError {
             Self::Pass(PassError::Record(RecordError::File(_))) => "record_file",
             Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
+            Self::Tls { .. } => "tls_secret",
             Self::Timeout => "timeout",
         }
     }
@@ -225,7 +237,8 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let observed = observe::observe(&context.caches, &valid);
     let nodes = observe::known_nodes(&valid, &observed);
     // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
-    let client = peer_client(context, &valid, &nodes, memory).await?;
+    let tls = tls::client(cluster, context, &valid, &mut memory.tls).await?;
+    let client = peer_client(context, &valid, (&nodes, tls), memory).await?;
     apply::apply(&context.client, &valid, &build::objects(&valid), &observed).await?;
     let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
@@ -233,7 +246,9 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
     replace_outdated(context, &valid, &observed, &pass).await?;
-    report(cluster, context, &valid, &pass).await?;
+    tls::go_on(cluster, context, (&valid, &observed, &pass.nodes), &client, &mut memory.tls).await?;
+    let problem = memory.tls.as_ref().and_then(tls::TlsMemory::problem);
+    report(cluster, context, &valid, (&pass, problem)).await?;
     // Last: where the right for it is missing, all else works as without it.
     counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await?;
     Ok(Action::requeue(pass.pause(&valid.store)))
@@ -287,7 +302,7 @@ async fn refuse(
 async fn peer_client(
     context: &Context,
     cluster: &ValidCluster,
-    nodes: &[KnownNode],
+    (nodes, tls): (&[KnownNode], Option<ClientTls>),
     memory: &mut ClusterMemory,
 ) -> Result<PeerClient, ReconcileError> {
     let started = nodes.iter().all(|node| matches!(node.presence, Presence::Running | Presence::Stopping));
@@ -297,9 +312,10 @@ async fn peer_client(
     }
     let known = memory.peer.as_ref().map(|access| access.token.clone());
     let token = apply::peer_token(&context.client, cluster, known.as_deref()).await?;
-    let client = match &memory.peer {
-        Some(access) if access.token == token => access.client.clone(),
-        _ => PeerClient::new(Some(token.clone()), ANSWER_TIMEOUT)
+    let client = match (&memory.peer, tls) {
+        (Some(access), _) if access.token == token => access.client.clone(),
+        (_, Some(tls)) => PeerClient::secured(Some(token.clone()), ANSWER_TIMEOUT, tls),
+        (_, None) => PeerClient::new(Some(token.clone()), ANSWER_TIMEOUT)
             .map_err(|error| ReconcileError::PeerClient(Box::new(error)))?,
     };
     memory.peer = Some(PeerAccess { token, client: client.clone(), checked: Instant::now() });
@@ -348,9 +364,12 @@ async fn report(
     cluster: &KvCluster,
     context: &Context,
     valid: &ValidCluster,
-    pass: &Pass,
+    (pass, problem): (&Pass, Option<&(Reason, String)>),
 ) -> Result<(), ReconcileError> {
-    let summary = status::summarize(&valid.store, pass);
+    let mut summary = status::summarize(&valid.store, pass);
+    if let Some((reason, message)) = problem {
+        summary.degrade(reason.as_str(), message);
+    }
     let selector = names::selector_text(&valid.name);
     let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, Timestamp::now());
     if let Some(next) = next {
@@ -366,6 +385,7 @@ async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut Clu
         ReconcileError::Apply(ApplyError::Foreign { .. }) => Reason::ForeignObject,
         ReconcileError::Apply(ApplyError::NoToken(_)) => Reason::NoToken,
         ReconcileError::Record(_) => Reason::UnreadableRecord,
+        ReconcileError::Tls { reason, .. } => *reason,
         _ => return,
     };
     let message = error.to_string();

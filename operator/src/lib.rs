@@ -26,6 +26,7 @@ pub mod run;
 pub mod status;
 pub mod switchover;
 pub mod telemetry;
+pub mod tls;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validate;

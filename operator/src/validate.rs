@@ -16,7 +16,8 @@ use quorumkv_api::{
 };
 
 use crate::{
-    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind},
+    build::names,
+    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind, Tls},
     switchover,
 };
 
@@ -58,6 +59,17 @@ pub struct ValidCluster {
     pub storage: ValidStorage,
     /// What the pods are made of.
     pub pods: PodOptions,
+    /// How nodes speak TLS, if they do.
+    pub tls: Option<ValidTls>,
+}
+
+/// How nodes speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidTls {
+    /// The Secret with the certificates.
+    pub secret: String,
+    /// Whether the operator makes them.
+    pub self_signed: bool,
 }
 
 /// Where the nodes keep their data.
@@ -119,6 +131,12 @@ pub enum InvalidCluster {
     /// The settings contradict each other.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
+    /// Neither a Secret nor certificates of the operator's own, or both.
+    #[error("tls needs either secretName or selfSigned: true")]
+    Tls,
+    /// Nodes on one machine have no use for it.
+    #[error("tls is for Kubernetes: nodes on one machine reach each other on loopback, without it; leave it out here")]
+    LocalTls,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
     Identity,
@@ -157,7 +175,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         topology_spread_constraints,
         pod_annotations,
         compress_above,
+        tls,
     } = cluster.spec.clone();
+    let tls = valid_tls(&name, tls)?;
     let store = Store {
         nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
         settings: validate_settings(&cluster.spec, followers)?,
@@ -177,7 +197,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         annotations: pod_annotations,
         compress_above,
     };
-    Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods })
+    Ok(ValidCluster { name, namespace, owner, generation: cluster.metadata.generation, store, storage, pods, tls })
 }
 
 /// Checks a manifest that no API server has seen, for a store of local processes with these names.
@@ -186,6 +206,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
 /// See [`InvalidCluster`].
 pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Result<Store, InvalidCluster> {
     cluster.validate_cel().map_err(InvalidCluster::Rule)?;
+    if cluster.spec.tls.is_some() {
+        return Err(InvalidCluster::LocalTls);
+    }
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
     let nodes = (0..=followers).map(name).collect();
@@ -225,6 +248,17 @@ fn valid_storage(storage: Storage) -> ValidStorage {
         StorageKind::Persistent => {
             ValidStorage::Persistent { size: size.unwrap_or_else(|| "1Gi".to_owned()), class: storage_class_name }
         }
+    }
+}
+
+fn valid_tls(cluster: &str, tls: Option<Tls>) -> Result<Option<ValidTls>, InvalidCluster> {
+    match tls {
+        None => Ok(None),
+        Some(Tls { secret_name: Some(secret), self_signed: false }) => Ok(Some(ValidTls { secret, self_signed: false })),
+        Some(Tls { secret_name: None, self_signed: true }) => {
+            Ok(Some(ValidTls { secret: names::tls_secret(cluster), self_signed: true }))
+        }
+        Some(_) => Err(InvalidCluster::Tls),
     }
 }
 
@@ -278,6 +312,7 @@ mod tests {
     #[case(json!({"followers": 10}), "followers must be 1 to 9")]
     #[case(json!({"writeQuorum": 6}), "writeQuorum 6 is outside 1..5")]
     #[case(json!({"writeQuorum": -3}), "writeQuorum 0 is outside 1..5")]
+    #[case(json!({"tls": {}}), "tls needs either secretName or selfSigned")]
     #[case(json!({"delay": {"max": "soon"}}), "delay.max: \"soon\" is not a duration")]
     #[case(json!({"delay": {"min": "9ms", "max": "1ms"}}), "delay.min 9ms is above delay.max 1ms")]
     fn what_slipped_past_the_api_server_is_refused(#[case] spec: serde_json::Value, #[case] message: &str) {
@@ -290,5 +325,8 @@ mod tests {
         let manifest = KvCluster::new("demo", serde_json::from_value(json!({"writeQuorum": 9})).expect("a spec"));
         let error = validate_local(&manifest, |n| NodeId(format!("n{n}"))).expect_err("refused").to_string();
         assert!(error.contains("lower writeQuorum to the number of followers or less"), "{error}");
+        let spec = serde_json::from_value(json!({"tls": {"selfSigned": true}})).expect("a spec");
+        let error = validate_local(&KvCluster::new("demo", spec), |n| NodeId(format!("n{n}"))).expect_err("refused");
+        assert!(error.to_string().contains("tls is for Kubernetes"), "{error}");
     }
 }

@@ -18,11 +18,12 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
-# The peer token of each store, made once. Not list or watch: other Secrets are none of its business.
+# The peer token of each store, made once, and certificates: read by name, and replaced where the operator makes them
+# (tls.selfSigned). Not list or watch: other Secrets are none of its business.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create]
-# The role label is set on pods, and a pod is replaced by deleting it.
+  verbs: [get, create, update]
+# The role label is set on pods, and an annotation when there are new certificates, and a pod is replaced by deleting it.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]

@@ -182,7 +182,9 @@ pub struct TlsReport {
     pub authorities: Vec<String>,
     /// Of the certificate that it shows.
     pub certificate: String,
-    /// Until when that is valid.
+    /// Since when that is valid.
+    pub not_before: jiff::Timestamp,
+    /// Until when.
     pub not_after: jiff::Timestamp,
 }
 

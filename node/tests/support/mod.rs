@@ -234,6 +234,7 @@ fn config(node: usize, listeners: &[std::net::TcpListener; 3], options: Options)
         node: NodeId(format!("n{node}")),
         advertise_url: format!("http://127.0.0.1:{port}"),
         peer_token: Some(TOKEN.to_owned()),
+        peer_tls: None,
         log_format: LogFormat::Text,
         delay_seed: 7,
         storage: StorageType::Memory,

@@ -86,6 +86,18 @@ pub fn token_secret(cluster: &str) -> String {
     format!("{cluster}-peer-token")
 }
 
+/// The Secret with certificates that the operator makes.
+#[must_use]
+pub fn tls_secret(cluster: &str) -> String {
+    format!("{cluster}-peer-tls")
+}
+
+/// The DNS name that the certificates of all nodes carry: pods come and go, and so do their addresses.
+#[must_use]
+pub fn tls_name(cluster: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc", nodes_service(cluster))
+}
+
 /// Base URL of a pod's client port, as clients and other nodes know it. `pod` may be a variable.
 #[must_use]
 pub fn client_url(cluster: &str, namespace: &str, pod: &str) -> String {
@@ -96,10 +108,11 @@ pub fn client_url(cluster: &str, namespace: &str, pod: &str) -> String {
 /// before its pod was there stays unknown to resolvers for a while.
 #[must_use]
 pub fn address(cluster: &ValidCluster, pod: &NodeId, ip: Option<&str>) -> PeerAddress {
+    let scheme = if cluster.tls.is_some() { "https" } else { "http" };
     let peer_url = match ip {
-        Some(ip) if ip.contains(':') => format!("http://[{ip}]:{PEER_PORT}"),
-        Some(ip) => format!("http://{ip}:{PEER_PORT}"),
-        None => format!("http://{pod}.{}.{}.svc:{PEER_PORT}", nodes_service(&cluster.name), cluster.namespace),
+        Some(ip) if ip.contains(':') => format!("{scheme}://[{ip}]:{PEER_PORT}"),
+        Some(ip) => format!("{scheme}://{ip}:{PEER_PORT}"),
+        None => format!("{scheme}://{pod}.{}:{PEER_PORT}", tls_name(&cluster.name, &cluster.namespace)),
     };
     PeerAddress { node: pod.clone(), client_url: client_url(&cluster.name, &cluster.namespace, &pod.0), peer_url }
 }
@@ -107,7 +120,7 @@ pub fn address(cluster: &ValidCluster, pod: &NodeId, ip: Option<&str>) -> PeerAd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::valid_cluster;
+    use crate::{testing::valid_cluster, validate::ValidTls};
 
     #[test]
     fn a_pod_is_called_by_its_address_once_it_has_one() {
@@ -116,6 +129,10 @@ mod tests {
         assert_eq!(of(None), "http://demo-0.demo-nodes.default.svc:5100");
         assert_eq!(of(Some("10.0.0.7")), "http://10.0.0.7:5100");
         assert_eq!(of(Some("fd00::7")), "http://[fd00::7]:5100");
+        let tls = Some(ValidTls { secret: "s".into(), self_signed: false });
+        let secured = address(&ValidCluster { tls, ..cluster }, &"demo-0".into(), Some("10.0.0.7"));
+        assert_eq!(secured.peer_url, "https://10.0.0.7:5100");
+        assert_eq!(secured.client_url, "http://demo-0.demo-nodes.default.svc:5000");
     }
 
     #[test]

@@ -5,19 +5,24 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
             Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodReadinessGate,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
-            VolumeMount, VolumeResourceRequirements, WeightedPodAffinityTerm,
+            KeyToPath, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
+            PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+            WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use quorumkv_api::{CLIENT_PORT, METRICS_PORT, PEER_PORT, lab::Role};
+use quorumkv_api::{
+    CLIENT_PORT, METRICS_PORT, PEER_PORT,
+    lab::Role,
+    tls::{AUTHORITIES, CERTIFICATE, KEY},
+};
 
 use super::{names, secret};
 use crate::{
     counted::GATE,
-    validate::{PodOptions, ValidCluster, ValidStorage},
+    validate::{PodOptions, ValidCluster, ValidStorage, ValidTls},
 };
 
 /// Name of the container, of which there is one.
@@ -27,6 +32,11 @@ const USER: i64 = 65532;
 /// Where a Persistent node keeps its data.
 const DATA_DIRECTORY: &str = "/data";
 const DATA_VOLUME: &str = "data";
+/// Where nodes that speak TLS find their certificates.
+const TLS_DIRECTORY: &str = "/etc/quorumkv/peer-tls";
+const TLS_VOLUME: &str = "peer-tls";
+/// For the user's group, and for nobody else.
+const TLS_MODE: i32 = 0o440;
 /// Longer than any write is likely to wait for its quorum.
 const GRACE_SECONDS: i64 = 30;
 
@@ -89,6 +99,7 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
         spec: Some(PodSpec {
             containers: vec![container],
             readiness_gates: Some(vec![PodReadinessGate { condition_type: GATE.to_owned() }]),
+            volumes: cluster.tls.as_ref().map(|tls| vec![tls_volume(tls)]),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
@@ -112,13 +123,19 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
 }
 
 fn container(cluster: &ValidCluster) -> Container {
-    let mounts = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| {
-        vec![VolumeMount {
-            name: DATA_VOLUME.to_owned(),
-            mount_path: DATA_DIRECTORY.to_owned(),
-            ..VolumeMount::default()
-        }]
-    });
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let mut mounts = Vec::new();
+    if matches!(cluster.storage, ValidStorage::Persistent { .. }) {
+        mounts.push(mount(DATA_VOLUME, DATA_DIRECTORY, None));
+    }
+    if cluster.tls.is_some() {
+        mounts.push(mount(TLS_VOLUME, TLS_DIRECTORY, Some(true)));
+    }
     let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(number),
@@ -132,7 +149,7 @@ fn container(cluster: &ValidCluster) -> Container {
         // Memory goes with the process, so a slow node is given a long time before it is killed.
         liveness_probe: Some(probe("/health", 10, 6)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
-        volume_mounts: mounts,
+        volume_mounts: (!mounts.is_empty()).then_some(mounts),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -178,8 +195,28 @@ fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
             environment.push(plain("DATA_DIR", DATA_DIRECTORY.to_owned()));
         }
     }
+    if cluster.tls.is_some() {
+        environment.push(plain("PEER_TLS_DIR", TLS_DIRECTORY.to_owned()));
+        environment.push(plain("PEER_TLS_NAME", names::tls_name(&cluster.name, &cluster.namespace)));
+    }
     environment.extend(cluster.pods.compress_above.map(|bytes| plain("COMPRESS_ABOVE", bytes.to_string())));
     environment
+}
+
+/// The whole Secret and not single files of it: only so do changes come into running pods. What an operator lays by
+/// there for later is left out.
+fn tls_volume(tls: &ValidTls) -> Volume {
+    let item = |name: &str| KeyToPath { key: name.to_owned(), path: name.to_owned(), mode: None };
+    Volume {
+        name: TLS_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(tls.secret.clone()),
+            items: Some([CERTIFICATE, KEY, AUTHORITIES].map(item).into()),
+            default_mode: Some(TLS_MODE),
+            optional: None,
+        }),
+        ..Volume::default()
+    }
 }
 
 fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
@@ -297,6 +334,22 @@ mod tests {
         let container = &pod(&cluster).containers[0];
         assert_eq!(container.volume_mounts.as_ref().expect("mounts")[0].mount_path, "/data");
         assert!(container.env.as_ref().expect("variables").iter().any(|var| var.name == "DATA_DIR"));
+    }
+
+    #[test]
+    fn a_node_that_speaks_tls_finds_its_certificates_in_a_volume() {
+        assert_eq!(pod(&valid_cluster()).volumes, None);
+        let tls = Some(ValidTls { secret: "demo-peer-tls".into(), self_signed: true });
+        let pod = pod(&ValidCluster { tls, ..valid_cluster() });
+        let volume = &pod.volumes.as_ref().expect("volumes")[0];
+        let source = volume.secret.as_ref().expect("a Secret");
+        assert_eq!(source.secret_name.as_deref(), Some("demo-peer-tls"));
+        let mount = &pod.containers[0].volume_mounts.as_ref().expect("mounts")[0];
+        assert_eq!((&mount.name, mount.read_only, &mount.sub_path), (&volume.name, Some(true), &None));
+        let env = pod.containers[0].env.as_ref().expect("variables");
+        let value = |name: &str| env.iter().find(|var| var.name == name).and_then(|var| var.value.as_deref());
+        assert_eq!(value("PEER_TLS_DIR"), Some(mount.mount_path.as_str()));
+        assert_eq!(value("PEER_TLS_NAME"), Some("demo-nodes.default.svc"));
     }
 
     /// Another template is another revision of the StatefulSet: an upgrade of the operator would replace every pod of

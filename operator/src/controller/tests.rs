@@ -72,7 +72,7 @@ async fn an_idle_reconcile_writes_nothing() {
     tell(&cluster, &context, &pass.happenings).await;
     label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
     replace_outdated(&context, &valid, &observed, &pass).await.expect("nothing to replace");
-    report(&cluster, &context, &valid, &pass).await.expect("nothing to report");
+    report(&cluster, &context, &valid, (&pass, None)).await.expect("nothing to report");
     drop(context);
     server.await.expect("nothing was sent");
 }

@@ -124,8 +124,9 @@ fn spec(SettingsPatch { write_quorum, delay, write_timeout: _ }: &SettingsPatch)
 
 /// A node, reached by address as the manager reaches it.
 fn info(KnownNode { address, presence, .. }: KnownNode) -> NodeInfo {
-    let host = address.peer_url.rsplit_once(':').map_or(address.peer_url.as_str(), |(host, _)| host);
-    NodeInfo { url: format!("{host}:{CLIENT_PORT}"), node: address.node, presence, halted: false }
+    let peer = address.peer_url.rsplit_once(':').map_or(address.peer_url.as_str(), |(peer, _)| peer);
+    let host = peer.split_once("://").map_or(peer, |(_, host)| host);
+    NodeInfo { url: format!("http://{host}:{CLIENT_PORT}"), node: address.node, presence, halted: false }
 }
 
 #[cfg(test)]

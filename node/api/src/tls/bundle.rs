@@ -1,6 +1,6 @@
 //! Certificates and key as they lie in files or in a Secret, and what they are once checked.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::{
@@ -18,7 +18,7 @@ use super::{AUTHORITIES, CERTIFICATE, KEY, PeerName, TlsError, fingerprint, prov
 use crate::peer::TlsReport;
 
 /// The first second of the year 10000, after which no certificate is valid.
-const END_OF_TIME: i64 = 253_402_300_800;
+const END_OF_TIME: u64 = 253_402_300_800;
 
 /// What the three files or keys hold, unchecked.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -45,7 +45,7 @@ impl Bundle {
     pub fn check(&self, name: &PeerName, now: Timestamp) -> Result<Credentials, TlsError> {
         let authorities = Authorities::parse(&self.authorities)?;
         let chain = certificates(CERTIFICATE, &self.certificate)?;
-        let not_after = authorities.accept(&chain, name, now)?;
+        let (not_before, not_after) = authorities.accept(&chain, name, now)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| match error {
             pem::Error::NoItemsFound => TlsError::Missing { part: KEY, what: "private key" },
             error => TlsError::Pem { part: KEY, reason: error.to_string() },
@@ -54,7 +54,7 @@ impl Bundle {
             rustls::Error::InconsistentKeys(_) => TlsError::OtherKey,
             error => TlsError::Key(error.to_string()),
         })?;
-        Ok(Credentials { authorities, own: Arc::new(own), not_after })
+        Ok(Credentials { authorities, own: Arc::new(own), not_before, not_after })
     }
 }
 
@@ -64,6 +64,8 @@ pub struct Credentials {
     /// Whom it trusts.
     pub authorities: Authorities,
     own: Arc<CertifiedKey>,
+    /// Since when others accept it.
+    pub not_before: Timestamp,
     /// Until when others accept it.
     pub not_after: Timestamp,
 }
@@ -89,6 +91,7 @@ impl Credentials {
         TlsReport {
             authorities: self.authorities.fingerprints(),
             certificate: self.own.cert.first().map(fingerprint).unwrap_or_default(),
+            not_before: self.not_before,
             not_after: self.not_after,
         }
     }
@@ -122,8 +125,13 @@ impl Authorities {
         self.certificates.iter().map(fingerprint).collect()
     }
 
-    /// Judges a certificate as a peer would, and tells when that ends.
-    fn accept(&self, chain: &[CertificateDer<'_>], name: &PeerName, now: Timestamp) -> Result<Timestamp, TlsError> {
+    /// Judges a certificate as a peer would, and tells from when to when it does so.
+    fn accept(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &PeerName,
+        now: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), TlsError> {
         let (own, others) =
             chain.split_first().ok_or(TlsError::Missing { part: CERTIFICATE, what: "certificate" })?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider()).build();
@@ -133,9 +141,10 @@ impl Authorities {
             Some(not_after) => TlsError::Expired(not_after),
             None => TlsError::Refused(error.to_string()),
         })?;
-        // No certificate says when it ends but to who asks too late; its own dates are looked at before all else.
-        let too_late = verify(UnixTime::since_unix_epoch(std::time::Duration::from_secs(END_OF_TIME.unsigned_abs())));
-        Ok(too_late.err().as_ref().and_then(expiry).unwrap_or(Timestamp::MAX))
+        // The verifier tells a certificate's dates only to who comes too early or too late; it looks at them first.
+        let at = |seconds| verify(UnixTime::since_unix_epoch(Duration::from_secs(seconds))).err();
+        let not_before = at(0).as_ref().and_then(beginning).unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok((not_before, at(END_OF_TIME).as_ref().and_then(expiry).unwrap_or(Timestamp::MAX)))
     }
 
     /// What a client needs that trusts these.
@@ -151,10 +160,23 @@ impl Authorities {
 fn expiry(error: &rustls::Error) -> Option<Timestamp> {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
-            Timestamp::from_second(i64::try_from(not_after.as_secs()).ok()?).ok()
+            timestamp(*not_after)
         }
         _ => None,
     }
+}
+
+fn beginning(error: &rustls::Error) -> Option<Timestamp> {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            timestamp(*not_before)
+        }
+        _ => None,
+    }
+}
+
+fn timestamp(time: UnixTime) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(time.as_secs()).ok()?).ok()
 }
 
 fn certificates(part: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -50,6 +50,7 @@ fn a_good_bundle_says_until_when_it_is_good() {
     let mut bundle = leaf(&ca, NAME, 2040);
     bundle.authorities.extend(self::ca().pem().into_bytes());
     let report = checked(&bundle).report();
+    assert_eq!(report.not_before, "2020-01-01T00:00:00Z".parse().expect("a time"));
     assert_eq!(report.not_after, "2040-01-01T00:00:00Z".parse().expect("a time"));
     assert_eq!((report.authorities.len(), report.certificate.len()), (2, 64));
     assert_eq!(report.authorities[0], fingerprint(ca.der()));
