@@ -19,6 +19,8 @@ pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 impl Authority {
     pub(crate) fn new() -> Self {
         let mut parameters = CertificateParams::default();
+        // Of two with one name, a signature would be said to be wrong, and not its maker to be unknown.
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, uuid::Uuid::new_v4().to_string());
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().expect("a key")).expect("an authority"))
     }

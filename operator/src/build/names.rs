@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use quorumkv_api::{CLIENT_PORT, NodeId, PEER_PORT, lab::Role, peer::PeerAddress};
 
-use crate::validate::ValidCluster;
+use crate::{crd::Tls, validate::ValidCluster};
 
 /// Label that says which KvCluster an object belongs to.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
@@ -90,6 +90,12 @@ pub fn token_secret(cluster: &str) -> String {
 #[must_use]
 pub fn tls_secret(cluster: &str) -> String {
     format!("{cluster}-peer-tls")
+}
+
+/// The Secret with the certificates of a store, whoever makes them.
+#[must_use]
+pub fn tls_secret_of(cluster: &str, tls: &Tls) -> String {
+    tls.secret_name.clone().unwrap_or_else(|| tls_secret(cluster))
 }
 
 /// The DNS name that the certificates of all nodes carry: pods come and go, and so do their addresses.

@@ -9,7 +9,7 @@ use crate::{
     testing::{Scene, api, cluster, valid_cluster},
 };
 
-fn context(client: Client) -> Context {
+pub(super) fn context(client: Client) -> Context {
     Context {
         recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
         client,
@@ -28,7 +28,7 @@ fn context(client: Client) -> Context {
 }
 
 /// A pass over `default/demo` that found everything at rest.
-fn calm_pass() -> (ValidCluster, Pass) {
+pub(super) fn calm_pass() -> (ValidCluster, Pass) {
     let scene = Scene::steady();
     let pass = Pass {
         record: scene.record.clone(),

@@ -314,3 +314,6 @@ async fn tell_validity(
     }
     known.told = told;
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ type Ca = CertifiedIssuer<'static, KeyPair>;
 
 fn ca() -> Ca {
     let mut parameters = CertificateParams::default();
+    // Of two with one name, a signature would be said to be wrong, and not its maker to be unknown.
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, uuid::Uuid::new_v4().to_string());
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(parameters, KeyPair::generate().expect("a key")).expect("an authority")
 }
