@@ -33,6 +33,7 @@ mod e2e {
     pub(crate) mod settings;
     pub(crate) mod storage;
     pub(crate) mod switchover;
+    pub(crate) mod tls;
     pub(crate) mod world;
 
     pub(crate) use quorumkv_tests::kind::store;
@@ -42,7 +43,7 @@ use std::process::ExitCode;
 
 use e2e::{
     chaos, failures, install, isolation, machines, operators, page, plugin, quiet, refusals, service, settings,
-    storage, switchover, world::World,
+    storage, switchover, tls, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         plugin::kubectl_kvc_does_what_it_says,
+        tls::certificates_are_replaced_under_load_and_no_write_fails,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,
