@@ -11,7 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorumkv_api::{Delay, NodeId, Settings, WriteQuorum, peer::PeerAddress, settings::InvalidSettings};
 use rand::random;
 
-use self::parse::{parse_compression, parse_optional_peer_url, parse_optional_url, parse_seconds, parse_url, with_port};
+use self::parse::{
+    parse_compression, parse_optional_peer_url, parse_optional_url, parse_seconds, parse_url, with_port,
+};
 use crate::{
     tls::{PeerTls, PeerTlsError},
     wire::compression::Compression,
@@ -404,8 +406,11 @@ fn check_static_leader(
         return Err(ConfigError::PeerScheme { url: url.clone(), scheme });
     }
     settings.validate(urls.len()).map_err(|source| ConfigError::Settings { settings, source })?;
-    let peer_urls =
-        if peer_urls.is_empty() { urls.iter().map(|url| with_port(url, scheme, peer_port)).collect() } else { peer_urls };
+    let peer_urls = if peer_urls.is_empty() {
+        urls.iter().map(|url| with_port(url, scheme, peer_port)).collect()
+    } else {
+        peer_urls
+    };
     let followers = urls
         .into_iter()
         .zip(peer_urls)

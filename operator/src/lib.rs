@@ -26,8 +26,8 @@ pub mod run;
 pub mod status;
 pub mod switchover;
 pub mod telemetry;
-pub mod tls;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tls;
 pub mod validate;
 pub mod watching;

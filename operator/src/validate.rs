@@ -254,7 +254,9 @@ fn valid_storage(storage: Storage) -> ValidStorage {
 fn valid_tls(cluster: &str, tls: Option<Tls>) -> Result<Option<ValidTls>, InvalidCluster> {
     match tls {
         None => Ok(None),
-        Some(Tls { secret_name: Some(secret), self_signed: false }) => Ok(Some(ValidTls { secret, self_signed: false })),
+        Some(Tls { secret_name: Some(secret), self_signed: false }) => {
+            Ok(Some(ValidTls { secret, self_signed: false }))
+        }
         Some(Tls { secret_name: None, self_signed: true }) => {
             Ok(Some(ValidTls { secret: names::tls_secret(cluster), self_signed: true }))
         }

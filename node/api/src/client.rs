@@ -234,10 +234,7 @@ fn refused(url: &str, answer: &[u8]) -> CallError {
     }
 }
 
-async fn whole(
-    response: http::Response<hyper::body::Incoming>,
-    url: &str,
-) -> Result<(StatusCode, Bytes), CallError> {
+async fn whole(response: http::Response<hyper::body::Incoming>, url: &str) -> Result<(StatusCode, Bytes), CallError> {
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| unreachable(url)(with_causes(&error)))?;
     Ok((status, body.to_bytes()))

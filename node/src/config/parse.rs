@@ -42,7 +42,8 @@ pub(super) fn parse_optional_url(text: &str) -> Result<Option<String>, String> {
 pub(super) fn parse_optional_peer_url(text: &str) -> Result<Option<String>, String> {
     match text.trim() {
         "" => Ok(None),
-        text => parse_http(text, &["http", "https"], "write http://host:port or https://host:port, without a path").map(Some),
+        text => parse_http(text, &["http", "https"], "write http://host:port or https://host:port, without a path")
+            .map(Some),
     }
 }
 

@@ -35,7 +35,10 @@ fn counted_node(token: Option<&str>) -> (Router, DriverHandle) {
     let (driver, Attached { handle, commands, .. }) =
         Driver::new(node, Memory::default(), clock, RoundTrips::seeded(1));
     tokio::spawn(driver.run(commands, std::future::pending()));
-    (router(PeerPort { driver: handle.clone(), token: Token::new(token), compression: Compression::Off, tls: None }), handle)
+    (
+        router(PeerPort { driver: handle.clone(), token: Token::new(token), compression: Compression::Off, tls: None }),
+        handle,
+    )
 }
 
 async fn call(router: &Router, request: Request) -> (StatusCode, Bytes) {

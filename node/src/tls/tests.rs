@@ -105,7 +105,8 @@ async fn new_files_take_effect_under_connections_that_stay() {
     assert_eq!(kept.tls(&url).await.expect("its connection is up"), tls.report());
     assert_eq!(client(&tls).tls(&url).await.expect("an answer"), tls.report());
     let pem = old.0.pem();
-    let only_old = ClientTls::new(PeerName::parse(NAME).expect("a name"), &Authorities::parse(pem.as_bytes()).expect("one"));
+    let only_old =
+        ClientTls::new(PeerName::parse(NAME).expect("a name"), &Authorities::parse(pem.as_bytes()).expect("one"));
     let late = PeerClient::secured(None, Duration::from_secs(5), only_old);
     let refusal = late.tls(&url).await.expect_err("it does not know the new one").to_string();
     assert!(refusal.contains("UnknownIssuer"), "{refusal}");

@@ -36,7 +36,13 @@ pub async fn keep_tls_secret(client: &Client, cluster: &ValidCluster, secret: &S
     let name = secret.name_any();
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     if secret.metadata.resource_version.is_some() {
-        return api.replace(&name, &parameters, secret).await.map_err(refused("replace", &name));
+        return api.replace(&name, &parameters, secret).await.map_err(|error| match &error {
+            // Deleted since it was read: the next reconcile sees that.
+            kube::Error::Api(status) if status.code == 404 => {
+                ApplyError::BeingDeleted { kind: "Secret".to_owned(), name: name.clone() }
+            }
+            _ => refused("replace", &name)(error),
+        });
     }
     // The caches may not know yet that the KvCluster was deleted.
     StatusRecord::new(client, cluster).must_exist().await?;

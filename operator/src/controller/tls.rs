@@ -187,7 +187,10 @@ async fn remake(
     let kept = keep(context, (valid, tls), &contents, replaces).await?;
     let note = match last {
         None => format!("Made a certificate for the nodes, in Secret {}", tls.secret),
-        Some(_) => format!("Made a new certificate for the nodes, in Secret {}; the last one stays until all trust it", tls.secret),
+        Some(_) => format!(
+            "Made a new certificate for the nodes, in Secret {}; the last one stays until all trust it",
+            tls.secret
+        ),
     };
     take_over(Some(&kept), contents, &name, memory)?;
     publish(cluster, context, Reason::CertificateMade, "MakeCertificate", &note).await;
@@ -253,7 +256,10 @@ pub(super) async fn go_on(
         Step::Begin => (Contents::renewed(made(valid, now)?, Some(&known.contents)), None),
         Step::Switch => (known.contents.clone().switched(), None),
         Step::Finish => {
-            let note = format!("Every node shows the new certificate, and the one before in Secret {} is trusted no more", tls.secret);
+            let note = format!(
+                "Every node shows the new certificate, and the one before in Secret {} is trusted no more",
+                tls.secret
+            );
             (known.contents.clone().finished(), Some(note))
         }
     };
@@ -266,7 +272,10 @@ pub(super) async fn go_on(
     if let Some(note) = done {
         publish(cluster, context, Reason::CertificateRotated, "RotateCertificate", &note).await;
     } else if begun {
-        let note = format!("Made a new certificate for the nodes, in Secret {}; the last one stays until all trust it", tls.secret);
+        let note = format!(
+            "Made a new certificate for the nodes, in Secret {}; the last one stays until all trust it",
+            tls.secret
+        );
         publish(cluster, context, Reason::CertificateMade, "MakeCertificate", &note).await;
     }
     Ok(())
@@ -295,13 +304,7 @@ fn shows_all(contents: &Contents, name: &PeerName, reports: &[Option<TlsReport>]
 }
 
 /// Warns of a certificate that nobody renews.
-async fn tell_validity(
-    cluster: &KvCluster,
-    context: &Context,
-    tls: &ValidTls,
-    name: &PeerName,
-    known: &mut TlsMemory,
-) {
+async fn tell_validity(cluster: &KvCluster, context: &Context, tls: &ValidTls, name: &PeerName, known: &mut TlsMemory) {
     let now = Timestamp::now();
     let told = match known.contents.check(name, now) {
         Ok(Some(credentials)) if !tls.self_signed && rotation::left(&credentials, now) < SHORT => {

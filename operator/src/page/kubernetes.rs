@@ -160,6 +160,14 @@ mod tests {
         StoreName { namespace: "default".into(), name: "demo".into() }
     }
 
+    #[test]
+    fn clients_are_served_without_tls_also_where_peers_speak_it() {
+        let peer_url = "https://[fd00::7]:5100".to_owned();
+        let address = quorumkv_api::peer::PeerAddress { node: "demo-0".into(), client_url: String::new(), peer_url };
+        let info = info(KnownNode { address, presence: Presence::Running, outdated: false });
+        assert_eq!(info.url, "http://[fd00::7]:5000");
+    }
+
     #[tokio::test]
     async fn a_cluster_is_shown_before_it_has_pods_or_a_status() {
         let (client, _server) = api::server(Vec::new());

@@ -30,7 +30,7 @@ const NEXT_CERTIFICATE: &str = "next.crt";
 /// Its key.
 const NEXT_KEY: &str = "next.key";
 /// Ends a certificate.
-const END: &[u8] = b"-----END CERTIFICATE-----\n";
+const END: &[u8] = b"-----END CERTIFICATE-----";
 
 /// What a Secret holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,7 @@ impl Contents {
         let authorities = &mut self.bundle.authorities;
         if let Some(at) = authorities.windows(END.len()).position(|window| window == END) {
             authorities.truncate(at + END.len());
+            authorities.push(b'\n');
         }
         self
     }

@@ -98,7 +98,9 @@ pub(crate) async fn certificates_are_replaced_under_load_and_no_write_fails(worl
     store.until_complete(Duration::from_mins(1)).await.context("after the leader was deleted")?;
     ensure!(told(&store, "CertificateMade").await? == 3, "three certificates were made");
     ensure!(told(&store, "CertificateRotated").await? == 2, "two took the place of another");
-    world.fact(format!("certificates replaced under load: {by_request:.1?} when asked for, {by_deletion:.1?} when deleted"));
+    world.fact(format!(
+        "certificates replaced under load: {by_request:.1?} when asked for, {by_deletion:.1?} when deleted"
+    ));
     world.scenario("TLS rotation", &store, &report).await?;
     store.kubectl(&["delete", "kvc", NAME, "--wait=true", "--timeout=60s"]).await?;
     until("its pods are gone", Duration::from_mins(1), || async {

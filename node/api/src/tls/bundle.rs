@@ -132,8 +132,7 @@ impl Authorities {
         name: &PeerName,
         now: Timestamp,
     ) -> Result<(Timestamp, Timestamp), TlsError> {
-        let (own, others) =
-            chain.split_first().ok_or(TlsError::Missing { part: CERTIFICATE, what: "certificate" })?;
+        let (own, others) = chain.split_first().ok_or(TlsError::Missing { part: CERTIFICATE, what: "certificate" })?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider()).build();
         let verifier = verifier.map_err(|error| TlsError::Refused(error.to_string()))?;
         let verify = |at| verifier.verify_server_cert(own, others, &name.0, &[], at);
@@ -159,9 +158,7 @@ impl Authorities {
 
 fn expiry(error: &rustls::Error) -> Option<Timestamp> {
     match error {
-        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
-            timestamp(*not_after)
-        }
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => timestamp(*not_after),
         _ => None,
     }
 }
