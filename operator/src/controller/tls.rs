@@ -106,7 +106,7 @@ pub(super) async fn client(
         }
     };
     match read {
-        Ok(contents) => take_over(secret.as_ref(), contents, &name, memory)?,
+        Ok(contents) => take_over((tls, secret.as_ref()), contents, &name, memory)?,
         Err(problem) if tls.self_signed => {
             if secret.is_some() {
                 publish(cluster, context, problem.0, "CheckCertificate", &problem.1).await;
@@ -132,7 +132,7 @@ fn name(valid: &ValidCluster) -> Result<PeerName, ReconcileError> {
 
 /// What is in the Secret is in force from now on.
 fn take_over(
-    secret: Option<&Secret>,
+    (tls, secret): (&ValidTls, Option<&Secret>),
     contents: Contents,
     name: &PeerName,
     memory: &mut Option<TlsMemory>,
@@ -157,7 +157,7 @@ fn take_over(
             *memory = Some(TlsMemory {
                 client: ClientTls::new(name.clone(), &authorities),
                 // Several authorities: an earlier operator may have left a rotation to go on with.
-                settled: contents.next.is_none() && !several,
+                settled: !tls.self_signed || (contents.next.is_none() && !several),
                 contents,
                 version,
                 asked,
@@ -192,7 +192,7 @@ async fn remake(
             tls.secret
         ),
     };
-    take_over(Some(&kept), contents, &name, memory)?;
+    take_over((tls, Some(&kept)), contents, &name, memory)?;
     publish(cluster, context, Reason::CertificateMade, "MakeCertificate", &note).await;
     Ok(())
 }
@@ -268,7 +268,7 @@ pub(super) async fn go_on(
     let kept = keep(context, (valid, tls), &contents, known.version.clone()).await?;
     let begun = contents.next.is_some();
     tracing::info!(namespace = %valid.namespace, name = %valid.name, version = contents.version(), "certificates changed");
-    take_over(Some(&kept), contents, &name, memory)?;
+    take_over((tls, Some(&kept)), contents, &name, memory)?;
     if let Some(note) = done {
         publish(cluster, context, Reason::CertificateRotated, "RotateCertificate", &note).await;
     } else if begun {
