@@ -86,12 +86,8 @@ async fn integration_test_checks_a_store_of_its_own() {
 #[tokio::test]
 async fn integration_test_turns_the_quorum_over_tls() {
     let certificates = Certificates::of(&Authority::new().expect("one")).expect("files");
-    let options = LabOptions {
-        followers: 2,
-        write_quorum: 1,
-        certificates: Some(certificates.clone()),
-        ..LabOptions::default()
-    };
+    let options =
+        LabOptions { followers: 2, write_quorum: 1, certificates: Some(certificates.clone()), ..LabOptions::default() };
     let lab = Lab::start(options).await.expect("it starts");
     let few = ["--writes", "20", "--clients", "4", "--output", "json"].map(str::to_owned);
     let arguments = [urls(&lab), certificates.arguments().into(), few.into()].concat();

@@ -219,7 +219,7 @@ async fn a_named_secret_that_is_spoilt_later_is_told_once_and_the_last_good_stay
     ];
     let (client, server) = server(script);
     let context = context(client);
-    let mut memory = None;
+    let mut memory: Option<TlsMemory> = None;
     for problem in [false, true, true, false] {
         if let Some(known) = &mut memory {
             known.checked -= CHECK;
