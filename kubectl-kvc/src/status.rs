@@ -27,7 +27,7 @@ pub(crate) async fn run(
     options: &StatusOptions,
     output: Output,
 ) -> Result<(), Failure> {
-    let mut looker = Looker::new(target, reach).await?;
+    let mut looker = Looker::new(target, &cluster, reach).await?;
     let mut cluster = cluster;
     loop {
         let view = looker.look(target, &cluster).await?;

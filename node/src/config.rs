@@ -14,11 +14,12 @@ use rand::random;
 
 use self::{
     limits::LimitArguments,
-    parse::{parse_compression, parse_optional_url, parse_seconds, parse_url, with_port},
+    parse::{parse_compression, parse_optional_peer_url, parse_optional_url, parse_seconds, parse_url, with_port},
 };
 use crate::{
     auth::{ClientTokens, TokenFileError, TokenFiles},
     limits::Limits,
+    tls::{PeerTls, PeerTlsError},
     wire::compression::Compression,
 };
 
@@ -107,7 +108,7 @@ pub struct Arguments {
     pub followers: Vec<Option<String>>,
     /// With NODE_TYPE=leader: peer URLs of the followers in the order of FOLLOWERS [default: the hosts of
     /// FOLLOWERS with PEER_PORT].
-    #[arg(long, env = "FOLLOWER_PEERS", value_delimiter = ',', value_parser = parse_optional_url)]
+    #[arg(long, env = "FOLLOWER_PEERS", value_delimiter = ',', value_parser = parse_optional_peer_url)]
     pub follower_peers: Vec<Option<String>>,
     /// With NODE_TYPE=leader: followers that confirm a write before it is answered.
     #[arg(long, env = "WRITE_QUORUM", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
@@ -133,6 +134,13 @@ pub struct Arguments {
     /// File with the tokens of clients that may read and write, one a line; without it no client needs a token.
     #[arg(long, env = "WRITE_TOKEN_FILE")]
     pub write_token_file: Option<PathBuf>,
+    /// Directory with tls.crt, tls.key and ca.crt: the peer port speaks TLS, and so do connections to others. The files
+    /// are read again when they change.
+    #[arg(long, env = "PEER_TLS_DIR", requires = "peer_tls_name")]
+    pub peer_tls_dir: Option<PathBuf>,
+    /// With PEER_TLS_DIR: DNS name that the certificates of all nodes carry.
+    #[arg(long, env = "PEER_TLS_NAME", requires = "peer_tls_dir")]
+    pub peer_tls_name: Option<String>,
     /// How log lines look; RUST_LOG filters them.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -186,6 +194,8 @@ pub struct Config {
     pub client_tokens: ClientTokens,
     /// How much of this node others may take up, and for how long.
     pub limits: Limits,
+    /// TLS on the peer port, and to those of others.
+    pub peer_tls: Option<PeerTls>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Seed of the simulated delays.
@@ -234,6 +244,24 @@ pub enum ConfigError {
         peers: usize,
         /// URLs in FOLLOWERS.
         followers: usize,
+    },
+    /// With TLS nothing goes without it, and without nothing could go with it.
+    #[error("FOLLOWER_PEERS has {url}, which must begin with {scheme}: PEER_TLS_DIR is {}", if *.scheme == "https" { "set" } else { "not set" })]
+    PeerScheme {
+        /// The URL in question.
+        url: String,
+        /// What it must begin with.
+        scheme: &'static str,
+    },
+    /// The files for TLS cannot be used.
+    #[error("PEER_TLS_DIR={}, PEER_TLS_NAME={name}: {source}", .directory.display())]
+    PeerTls {
+        /// The directory.
+        directory: PathBuf,
+        /// The name.
+        name: String,
+        /// What is wrong.
+        source: PeerTlsError,
     },
     /// The settings contradict each other or the number of followers.
     #[error(
@@ -319,6 +347,8 @@ impl Arguments {
             peer_token_file,
             read_token_file,
             write_token_file,
+            peer_tls_dir,
+            peer_tls_name,
             log_format,
             delay_seed,
             storage,
@@ -333,6 +363,7 @@ impl Arguments {
         let host = if node_id.is_some() && advertise_url.is_some() { String::new() } else { host_name()? };
         let node = check_node_id(node_id.unwrap_or_else(|| host.clone()))?;
         let advertise_url = advertise_url.unwrap_or_else(|| format!("http://{host}:{port}"));
+        let peer_tls = peer_tls_dir.zip(peer_tls_name).map(load_peer_tls).transpose()?;
         let settings = Settings {
             write_quorum: WriteQuorum(write_quorum),
             delay: Delay { min: min_delay, max: max_delay },
@@ -343,7 +374,7 @@ impl Arguments {
             NodeType::Leader => Some(check_static_leader(
                 followers.into_iter().flatten().collect(),
                 follower_peers.into_iter().flatten().collect(),
-                peer_port,
+                (peer_port, peer_tls.is_some()),
                 settings,
             )?),
         };
@@ -358,6 +389,7 @@ impl Arguments {
             peer_token: read_token(peer_token, peer_token_file)?,
             client_tokens: open_client_tokens(read_token_file, write_token_file)?,
             limits: limits.into(),
+            peer_tls,
             log_format,
             delay_seed: delay_seed.unwrap_or_else(random),
             storage,
@@ -388,7 +420,7 @@ fn check_ports(port: u16, peer_port: u16, metrics_port: u16) -> Result<(), Confi
 fn check_static_leader(
     urls: Vec<String>,
     peer_urls: Vec<String>,
-    peer_port: u16,
+    (peer_port, tls): (u16, bool),
     settings: Settings,
 ) -> Result<StaticLeader, ConfigError> {
     if urls.is_empty() {
@@ -401,9 +433,16 @@ fn check_static_leader(
     if !peer_urls.is_empty() && peer_urls.len() != urls.len() {
         return Err(ConfigError::PeerCount { peers: peer_urls.len(), followers: urls.len() });
     }
+    let scheme = if tls { "https" } else { "http" };
+    if let Some(url) = peer_urls.iter().find(|url| !url.starts_with(&format!("{scheme}://"))) {
+        return Err(ConfigError::PeerScheme { url: url.clone(), scheme });
+    }
     settings.validate(urls.len()).map_err(|source| ConfigError::Settings { settings, source })?;
-    let peer_urls =
-        if peer_urls.is_empty() { urls.iter().map(|url| with_port(url, peer_port)).collect() } else { peer_urls };
+    let peer_urls = if peer_urls.is_empty() {
+        urls.iter().map(|url| with_port(url, scheme, peer_port)).collect()
+    } else {
+        peer_urls
+    };
     let followers = urls
         .into_iter()
         .zip(peer_urls)
@@ -414,6 +453,10 @@ fn check_static_leader(
         })
         .collect();
     Ok(StaticLeader { followers, settings })
+}
+
+fn load_peer_tls((directory, name): (PathBuf, String)) -> Result<PeerTls, ConfigError> {
+    PeerTls::load(&directory, &name).map_err(|source| ConfigError::PeerTls { directory, name, source })
 }
 
 fn check_node_id(id: String) -> Result<NodeId, ConfigError> {

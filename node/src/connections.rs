@@ -88,8 +88,9 @@ impl Door {
         })
     }
 
-    /// Lets a connection in, or tells it to come again.
-    pub(crate) fn enter(self: &Arc<Self>, tcp: &TcpStream) -> Option<Seat> {
+    /// Lets a connection in, or tells it to come again. What comes over `tcp` in clear text can be told so; none where
+    /// it is TLS, and there who finds no place is closed.
+    pub(crate) fn enter(self: &Arc<Self>, tcp: Option<&TcpStream>) -> Option<Seat> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         if before >= self.most {
             self.complain();
@@ -97,8 +98,10 @@ impl Door {
         if before >= self.most + RESERVE {
             self.open.fetch_sub(1, Ordering::Relaxed);
             self.metrics.ended(Ended::full);
-            // A new connection takes that at once, or is gone.
-            tcp.try_write(TURNED_AWAY).ok();
+            if let Some(tcp) = tcp {
+                // A new connection takes that at once, or is gone.
+                tcp.try_write(TURNED_AWAY).ok();
+            }
             return None;
         }
         self.metrics.open.inc();

@@ -36,6 +36,7 @@ pub mod static_leader;
 pub mod storage;
 pub mod store;
 pub mod timer;
+pub mod tls;
 pub mod transport;
 pub mod wire;
 

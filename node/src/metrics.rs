@@ -21,7 +21,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, histogram::exponential_buckets},
     registry::{Registry, Unit},
 };
-use quorumkv_api::lab::Role;
+use quorumkv_api::{lab::Role, peer::TlsReport};
 use quorumkv_protocol::WriteOutcome;
 
 use self::{connections::Connections, requests::Requests};
@@ -91,6 +91,13 @@ struct StreamLabel {
 struct DirectionLabel {
     direction: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoadLabel {
+    outcome: &'static str,
+}
+
+const LOADS: [&str; 2] = ["loaded", "refused"];
 
 /// Which way frames go on a replication stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +176,9 @@ pub struct Metrics {
     followers: Followers,
     refused_for_room: Counter,
     refused_for_load: Counter,
+    certificate_expiration: Seconds,
+    certificate_lifetime: Seconds,
+    certificate_loads: Family<LoadLabel, Counter>,
     /// Counted by storage.
     pub storage: StorageMetrics,
 }
@@ -209,12 +219,18 @@ impl Default for Metrics {
             followers: Followers::default(),
             refused_for_room: Counter::default(),
             refused_for_load: Counter::default(),
+            certificate_expiration: Seconds::default(),
+            certificate_lifetime: Seconds::default(),
+            certificate_loads: Family::default(),
             storage: StorageMetrics::default(),
         };
         metrics.register();
         for side in SIDES {
             // As above.
             drop(metrics.broken_streams.get_or_create(&StreamLabel { side }));
+        }
+        for outcome in LOADS {
+            drop(metrics.certificate_loads.get_or_create(&LoadLabel { outcome }));
         }
         for direction in [Direction::Sent, Direction::Received] {
             drop(metrics.stream_bytes(direction));
@@ -272,6 +288,13 @@ impl Metrics {
         registry.register("writes_refused_for_room", help, self.refused_for_room.clone());
         let help = "Client writes and large bodies refused because as many wait as may";
         registry.register("writes_refused_for_load", help, self.refused_for_load.clone());
+        let help = "When the certificate that the peer port shows expires, since 1970; 0 where it speaks no TLS";
+        let expiration = self.certificate_expiration.clone();
+        registry.register_with_unit("certificate_expiration_timestamp", help, Unit::Seconds, expiration);
+        let help = "How long that certificate is valid in all; 0 where it speaks no TLS";
+        registry.register_with_unit("certificate_lifetime", help, Unit::Seconds, self.certificate_lifetime.clone());
+        let help = "Times changed certificate files were looked at, by whether they were usable";
+        registry.register("certificate_loads", help, self.certificate_loads.clone());
         self.storage.register(registry);
     }
 
@@ -288,6 +311,22 @@ impl Metrics {
     /// Counts one write, or one request with a large body, that finds too much work before it.
     pub fn write_refused_for_load(&self) {
         self.refused_for_load.inc();
+    }
+
+    /// The peer port shows this certificate.
+    pub fn certificate_in_force(&self, TlsReport { not_before, not_after, .. }: &TlsReport) {
+        self.certificate_expiration.set(not_after.as_duration().as_secs_f64());
+        self.certificate_lifetime.set(not_after.duration_since(*not_before).as_secs_f64());
+    }
+
+    /// Changed files took effect.
+    pub fn certificates_loaded(&self) {
+        self.certificate_loads.get_or_create(&LoadLabel { outcome: LOADS[0] }).inc();
+    }
+
+    /// Changed files cannot be used.
+    pub fn certificates_refused(&self) {
+        self.certificate_loads.get_or_create(&LoadLabel { outcome: LOADS[1] }).inc();
     }
 
     /// Adds the latency of an acknowledged write.

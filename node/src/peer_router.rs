@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use quorumkv_api::{
     Epoch, MAX_BODY_BYTES, SettingsPatch,
-    peer::{FenceReply, FenceRequest, MembersRequest, NodeState, PromoteRequest, SettingsReply},
+    peer::{FenceReply, FenceRequest, MembersRequest, NodeState, PromoteRequest, SettingsReply, TlsReport},
 };
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -26,6 +26,7 @@ use crate::{
     handle::DriverHandle,
     metrics::requests::{Port, UNKNOWN},
     recover::{self, RecoverQuery},
+    tls::PeerTls,
     transport::{self, PROTOCOL},
     wire::compression::{Compression, ENCODING},
 };
@@ -39,17 +40,20 @@ pub struct PeerPort {
     pub token: Token,
     /// Unless it is off, leaders hear that compressed frames are read.
     pub compression: Compression,
+    /// What it speaks TLS with.
+    pub tls: Option<PeerTls>,
 }
 
 type Methods = fn() -> MethodRouter<PeerPort>;
 
 /// Every route.
-const ROUTES: [(&str, Methods); 7] = [
+const ROUTES: [(&str, Methods); 8] = [
     ("/state", || get(state)),
     ("/fence", || post(fence)),
     ("/promote", || post(promote)),
     ("/members", || put(members)),
     ("/settings", || put(settings)),
+    ("/tls", || get(tls)),
     ("/stream", || get(stream)),
     ("/recover", || get(recover)),
 ];
@@ -120,6 +124,13 @@ async fn members(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<N
 async fn settings(State(port): State<PeerPort>, body: BodyBytes) -> Result<Json<SettingsReply>, PeerRefusal> {
     let patch: SettingsPatch = parse(body, r#"{"writeQuorum":3,"delay":{"min":"10ms","max":"150ms"}}"#)?;
     Ok(Json(port.driver.change_settings(patch).await?))
+}
+
+async fn tls(State(port): State<PeerPort>) -> Result<Json<TlsReport>, PeerRefusal> {
+    match &port.tls {
+        Some(tls) => Ok(Json(tls.report())),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "this port does not speak TLS").into()),
+    }
 }
 
 async fn recover(

@@ -3,11 +3,14 @@
 //! The body is frames as on a stream: a snapshot, then appends with the entries after it. It is handed out
 //! only between fencing and promotion, while nothing can change it.
 
-use std::{convert::Infallible, io};
+use std::convert::Infallible;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use quorumkv_api::{Epoch, ProcessId, peer::PeerError};
+use futures::{Stream, StreamExt as _, stream};
+use quorumkv_api::{
+    Epoch, ProcessId,
+    client::{CallError, PeerClient},
+};
 use quorumkv_protocol::{Entry, LeaderMessage, SnapshotMeta};
 use serde::{Deserialize, Serialize};
 use tokio_util::{codec::FramedRead, io::StreamReader};
@@ -45,12 +48,9 @@ pub struct Copy {
 /// Why no copy could be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The node did not answer, or the connection broke.
-    #[error("no answer: {0}")]
-    Unreachable(#[from] reqwest::Error),
-    /// The node refuses.
-    #[error("refused: {0}")]
-    Refused(PeerError),
+    /// The node did not answer, or refuses.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// What it sent are no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -77,22 +77,9 @@ pub fn frames(recovery: Recovery) -> impl Stream<Item = Result<Bytes, Infallible
 ///
 /// # Errors
 /// See [`RecoverError`].
-pub async fn fetch(
-    http: &reqwest::Client,
-    peer_url: &str,
-    token: Option<&str>,
-    query: RecoverQuery,
-) -> Result<Copy, RecoverError> {
-    let url = format!("{peer_url}/recover?epoch={}&processId={}", query.epoch, query.process_id);
-    let mut request = http.get(url);
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let response = request.send().await?;
-    if !response.status().is_success() {
-        return Err(RecoverError::Refused(response.json().await?));
-    }
-    let bytes = response.bytes_stream().map_err(io::Error::other);
+pub async fn fetch(client: &PeerClient, peer_url: &str, query: RecoverQuery) -> Result<Copy, RecoverError> {
+    let path = format!("recover?epoch={}&processId={}", query.epoch, query.process_id);
+    let bytes = client.download(peer_url, &path).await?;
     let mut frames = FramedRead::new(StreamReader::new(bytes), FrameDecoder);
     let mut builder = SnapshotBuilder::default();
     let mut meta = None;

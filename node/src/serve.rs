@@ -143,7 +143,10 @@ async fn serve_on(
     let mut driver = tokio::spawn(driver.run(commands, async move { over.cancelled().await }));
 
     let compression = config.compression;
-    let dial = Dial { token: config.peer_token.clone(), source: config.source_address, compression };
+    let peer_tls = config.peer_tls.clone();
+    let tls = peer_tls.as_ref().map(|tls| tls.client().clone());
+    let dial = Dial { token: config.peer_token.clone(), source: config.source_address, compression, tls };
+    let _fresh = peer_tls.clone().map(|tls| spawn(tls.keep_fresh(handle.metrics.clone())));
     let _links = spawn(links::keep(handle.clone(), dial, leading));
     let _manager = start_manager(&config, &handle)?.map(|manager| spawn(manager.run()));
     let token = Token::new(config.peer_token.as_deref());
@@ -151,13 +154,15 @@ async fn serve_on(
     let _tokens = spawn(tokens.clone().keep_up());
     let client_port = router::ClientPort::new(handle.clone(), token.clone(), shutdown.draining.clone());
     let client_port = client_port.guarded(tokens, &limits);
-    let peer_router = peer_router::router(peer_router::PeerPort { driver: handle.clone(), token, compression });
+    let peer_router = peer_router::PeerPort { driver: handle.clone(), token, compression, tls: peer_tls.clone() };
+    let peer_router = peer_router::router(peer_router);
+    let metrics_router = metrics::router(handle.clone());
     let door = |port| Door::new(port, &limits, &handle.metrics);
     let mut client = spawn(router::serve(listeners.client, client_port, door(Port::Client), shutdown.draining.clone()));
-    let mut peer = spawn(http::listen(listeners.peer, peer_router, door(Port::Peer), shutdown.over.clone()));
-    let _metrics = listeners.metrics.map(|port| {
-        spawn(http::listen(port, metrics::router(handle.clone()), door(Port::Metrics), shutdown.over.clone()))
-    });
+    let mut peer = spawn(http::listen(listeners.peer, peer_tls, peer_router, door(Port::Peer), shutdown.over.clone()));
+    let _metrics = listeners
+        .metrics
+        .map(|port| spawn(http::listen(port, None, metrics_router, door(Port::Metrics), shutdown.over.clone())));
 
     tokio::select! {
         // First: an idle client port ends at once when draining begins, and then `drain` has to be the one to see it.
@@ -180,7 +185,7 @@ fn start_manager(config: &Config, driver: &DriverHandle) -> Result<Option<Manage
         // Nobody dials the leader.
         peer_url: String::new(),
     };
-    Ok(Some(Manager::new(driver.clone(), own, static_leader, config.peer_token.clone())?))
+    Ok(Some(Manager::new(driver.clone(), own, static_leader, config.peer_token.clone(), config.peer_tls.as_ref())?))
 }
 
 /// Lets requests under way finish. Writes wait for their quorum no longer than their timeout.

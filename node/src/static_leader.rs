@@ -26,10 +26,13 @@ use crate::{
     failpoint::{Failpoint, reached},
     handle::{DriverHandle, PeerRequest, Stopped},
     recover::{self, RecoverError, RecoverQuery},
+    tls::PeerTls,
 };
 
 /// Longest wait for a follower's answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the beginning of a copy.
+const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause before those that did not answer are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log says who is missing.
@@ -75,9 +78,9 @@ pub struct Manager {
     own: PeerAddress,
     followers: Vec<PeerAddress>,
     settings: Settings,
-    token: Option<String>,
     client: PeerClient,
-    http: reqwest::Client,
+    /// The same without a limit to how long an answer takes, since a copy may be large.
+    copies: PeerClient,
 }
 
 impl Manager {
@@ -90,11 +93,21 @@ impl Manager {
         own: PeerAddress,
         config: StaticLeader,
         token: Option<String>,
+        tls: Option<&PeerTls>,
     ) -> Result<Self, LeadError> {
-        let client = PeerClient::new(token.clone(), CALL_TIMEOUT).map_err(LeadError::Client)?;
-        let http = reqwest::Client::builder().connect_timeout(CALL_TIMEOUT).no_proxy().build();
+        let (client, copies) = match tls {
+            Some(tls) => {
+                let secured = |timeout| PeerClient::secured(token.clone(), timeout, tls.client().clone());
+                (secured(CALL_TIMEOUT), secured(COPY_TIMEOUT))
+            }
+            None => {
+                let http = reqwest::Client::builder().connect_timeout(CALL_TIMEOUT).no_proxy().build();
+                let copies = PeerClient::over(http.map_err(LeadError::Client)?, token.clone());
+                (PeerClient::new(token, CALL_TIMEOUT).map_err(LeadError::Client)?, copies)
+            }
+        };
         let StaticLeader { followers, settings } = config;
-        Ok(Self { driver, own, followers, settings, token, client, http: http.map_err(LeadError::Client)? })
+        Ok(Self { driver, own, followers, settings, client, copies })
     }
 
     /// Takes leadership and keeps it until the node stops.
@@ -211,7 +224,7 @@ impl Manager {
         let from = self.followers.iter().find(|follower| follower.node == *node);
         let from = from.expect("another node was chosen, so it is a follower");
         let query = RecoverQuery { epoch, process_id: choice.process_id };
-        let fetched = recover::fetch(&self.http, &from.peer_url, self.token.as_deref(), query).await;
+        let fetched = recover::fetch(&self.copies, &from.peer_url, query).await;
         let recover::Copy { meta, snapshot, entries } =
             fetched.map_err(|source| LeadError::Recover { node: node.clone(), source })?;
         reached(Failpoint::CopyFetched);

@@ -62,6 +62,17 @@ pub enum StreamError {
     /// No connection.
     #[error("no connection: {0}")]
     Connect(#[source] std::io::Error),
+    /// The peer's certificate is refused, or it does not speak TLS.
+    #[error("no TLS connection: {0}")]
+    Tls(#[source] std::io::Error),
+    /// A peer with TLS and one without do not speak to each other.
+    #[error("{url}: {reason}")]
+    Scheme {
+        /// The URL in question.
+        url: String,
+        /// Why it is not dialled.
+        reason: &'static str,
+    },
     /// The connection is no HTTP, or broke during the upgrade.
     #[error("the upgrade failed: {0}")]
     Upgrade(#[from] hyper::Error),

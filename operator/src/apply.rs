@@ -3,6 +3,8 @@
 //! Server-side apply with one field manager: fields the operator does not describe stay with whoever set
 //! them. An object of the same name that belongs to somebody else is left alone, and said so.
 
+pub mod secrets;
+
 use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::{

@@ -46,7 +46,7 @@ pub(crate) fn fingerprinted<K: Resource + Serialize>(mut object: K) -> K {
 }
 
 /// FNV-1a: the same in every build, unlike the hasher of the standard library.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

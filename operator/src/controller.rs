@@ -1,4 +1,4 @@
-//! One reconcile of one KvCluster, as named steps.
+//! One reconcile of one KvCluster, as named steps. What has to do with certificates is in [`tls`].
 //!
 //! Reconciles come when a spec changes, when an object or a pod of it changes, and about once a second
 //! besides: the operator is the prober of its leaders. An idle reconcile asks nodes and writes nothing.
@@ -12,9 +12,9 @@
 //! | `apps` | statefulsets | get, list, watch, create, patch | server-side apply |
 //! | (core) | services | get, list, watch, create, patch | server-side apply |
 //! | `policy` | poddisruptionbudgets | get, list, watch, create, patch | server-side apply |
-//! | (core) | secrets | get, create | the peer token, made once; read for the page where clients need tokens |
+//! | (core) | secrets | get, create, update | the peer token, made once; certificates: read, and kept if self-signed; read for the page where clients need tokens |
 //! | `networking.k8s.io` | networkpolicies | get, create, patch | server-side apply, where the operator makes policies |
-//! | (core) | pods | get, list, watch, patch, delete | role labels; replacing outdated pods |
+//! | (core) | pods | get, list, watch, patch, delete | role labels; telling kubelets of new certificates; replacing outdated pods |
 //! | (core) | pods/status | patch | the readiness gate: whether the leader counts the pod's copy |
 //! | (core) | persistentvolumeclaims | get, list, watch, patch | making volumes larger |
 //! | `events.k8s.io` | events | create, patch | what happened |
@@ -22,6 +22,7 @@
 
 mod growth;
 mod sleep;
+mod tls;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +39,7 @@ use kube::{
         reflector::Store,
     },
 };
-use quorumkv_api::{client::PeerClient, lab::Role};
+use quorumkv_api::{client::PeerClient, lab::Role, tls::ClientTls};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -102,6 +103,7 @@ pub struct ClusterMemory {
     place: Option<(String, String)>,
     pass: Memory,
     peer: Option<PeerAccess>,
+    tls: Option<tls::TlsMemory>,
     failures: u32,
     refusal: Option<String>,
     /// When its NetworkPolicy was looked at.
@@ -140,6 +142,14 @@ pub enum ReconcileError {
     /// The HTTP client for nodes cannot be set up.
     #[error("the HTTP client for nodes cannot be set up: {0}")]
     PeerClient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No certificates to speak to nodes with.
+    #[error("{message}")]
+    Tls {
+        /// For the event.
+        reason: Reason,
+        /// What is wrong.
+        message: String,
+    },
     /// It took too long.
     #[error("not finished within {RECONCILE_TIMEOUT:?}")]
     Timeout,
@@ -165,6 +175,7 @@ impl ReconcileError {
             Self::Pass(PassError::Record(RecordError::File(_))) => "record_file",
             Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
+            Self::Tls { .. } => "tls_secret",
             Self::Timeout => "timeout",
         }
     }
@@ -248,7 +259,8 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     let stage = hibernation::stage(&valid, &observed, memory.sleep.as_ref().is_some_and(sleep::Falling::is_told));
     let stage = sleep::unless_held(cluster, context, &observed, stage, memory).await;
     // First: a pod that finds the Secret of an earlier KvCluster of this name would keep a token that nobody else has.
-    let client = peer_client(context, &valid, &nodes, memory).await?;
+    let tls = tls::client(cluster, context, &valid, &mut memory.tls).await?;
+    let client = peer_client(context, &valid, (&nodes, tls), memory).await?;
     look_after_policy(context, &valid, memory).await?;
     let wanted = as_it_shall_be(&valid, &observed, stage.is_stopped());
     apply::apply(&context.client, &valid, &build::objects(&wanted), &observed).await?;
@@ -258,14 +270,21 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     match stage {
         Stage::Awake => sleep::wake(&site, memory).await,
         Stage::Settling => return sleep::settle(&site, &client, nodes, known, memory).await,
-        Stage::Stopping | Stage::Asleep => return sleep::rest(&site, stage, known, memory).await,
+        Stage::Stopping => return sleep::rest(&site, stage, known, memory).await,
+        Stage::Asleep => {
+            // A long sleep outlasts a certificate, and nodes that wake up shall find a good one.
+            tls::go_on(cluster, context, (&valid, &observed, &[]), &client, &mut memory.tls).await?;
+            return sleep::rest(&site, stage, known, memory).await;
+        }
     }
     let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
     label_pods(context, &valid, &observed, &pass).await?;
     replace_outdated(context, &observed, &pass).await?;
+    tls::go_on(cluster, context, (&valid, &observed, &pass.nodes), &client, &mut memory.tls).await?;
     let volumes = growth::grow(&site, &mut memory.growth).await?;
-    report(&site, &status::summarize(&valid.store, &pass), volumes.as_ref()).await?;
+    let notes = (volumes.as_ref(), tls::problem(memory.tls.as_ref()));
+    report(&site, status::summarize(&valid.store, &pass), notes).await?;
     // Where the right for it is missing, all else works as without it.
     if let Some(error) = counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await {
         let error = ReconcileError::from(error);
@@ -355,7 +374,7 @@ async fn look_after_policy(
 async fn peer_client(
     context: &Context,
     cluster: &ValidCluster,
-    nodes: &[KnownNode],
+    (nodes, tls): (&[KnownNode], Option<ClientTls>),
     memory: &mut ClusterMemory,
 ) -> Result<PeerClient, ReconcileError> {
     let started = nodes.iter().all(|node| matches!(node.presence, Presence::Running | Presence::Stopping));
@@ -365,9 +384,10 @@ async fn peer_client(
     }
     let known = memory.peer.as_ref().map(|access| access.token.clone());
     let token = apply::peer_token(&context.client, cluster, known.as_deref()).await?;
-    let client = match &memory.peer {
-        Some(access) if access.token == token => access.client.clone(),
-        _ => PeerClient::new(Some(token.clone()), ANSWER_TIMEOUT)
+    let client = match (&memory.peer, tls) {
+        (Some(access), _) if access.token == token => access.client.clone(),
+        (_, Some(tls)) => PeerClient::secured(Some(token.clone()), ANSWER_TIMEOUT, tls),
+        (_, None) => PeerClient::new(Some(token.clone()), ANSWER_TIMEOUT)
             .map_err(|error| ReconcileError::PeerClient(Box::new(error)))?,
     };
     memory.peer = Some(PeerAccess { token, client: client.clone(), checked: Instant::now() });
@@ -403,11 +423,19 @@ async fn replace_outdated(context: &Context, observed: &Observed, pass: &Pass) -
     Ok(())
 }
 
-async fn report(site: &Site<'_>, summary: &Summary, volumes: Option<&VolumeReport>) -> Result<(), ReconcileError> {
+/// `problem`: with certificates, which no node tells of.
+async fn report(
+    site: &Site<'_>,
+    mut summary: Summary,
+    (volumes, problem): (Option<&VolumeReport>, Option<&(Reason, String)>),
+) -> Result<(), ReconcileError> {
     let Site { cluster, context, valid, .. } = site;
+    if let Some((reason, message)) = problem {
+        summary.degrade(reason.as_str(), message);
+    }
     let selector = names::selector_text(&valid.name);
     let now = Timestamp::now();
-    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, summary, volumes, now);
+    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, volumes, now);
     if let Some(next) = next {
         apply::patch_status(&context.client, cluster, &next).await?;
     }
@@ -421,6 +449,7 @@ async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut Clu
         ReconcileError::Apply(ApplyError::Foreign { .. }) => Reason::ForeignObject,
         ReconcileError::Apply(ApplyError::NoToken(_)) => Reason::NoToken,
         ReconcileError::Record(_) => Reason::UnreadableRecord,
+        ReconcileError::Tls { reason, .. } => *reason,
         _ => return,
     };
     let message = error.to_string();

@@ -59,6 +59,8 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)")
         .message("storage.storageClassName cannot be changed: create another KvCluster and copy the data")
         .field_path(".storage"),
+    validation = Rule::new("has(self.tls) == has(oldSelf.tls) && (!has(self.tls) || self.tls == oldSelf.tls)")
+        .message("tls cannot be changed: nodes with it and nodes without it do not reach each other; create another KvCluster and copy the data. What the Secret holds may change at any time"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterSpec {
@@ -150,6 +152,11 @@ pub struct KvClusterSpec {
     /// it replaces the pods one by one; what changes in the Secret takes effect without that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_tokens: Option<ClientTokens>,
+
+    /// Whether nodes and operator speak TLS to each other; by default they do not. Fixed when a store is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "tls_schema")]
+    pub tls: Option<Tls>,
 }
 
 /// Where the tokens of clients are.
@@ -164,6 +171,25 @@ pub struct ClientTokens {
             .message("clientTokens.secretName must be the name of a Secret: a-z, 0-9, '-' and '.'")
     )]
     pub secret_name: String,
+}
+
+/// TLS between nodes, and between operator and nodes. Clients are served without it.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.secretName) != self.selfSigned")
+        .message("tls needs either secretName, the name of a Secret with tls.crt, tls.key and ca.crt, or selfSigned: true")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// A Secret with tls.crt, tls.key and ca.crt, as cert-manager makes them. The certificate has the DNS name
+    /// `<name>-nodes.<namespace>.svc`. Whatever it holds later takes effect without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "short_text")]
+    pub secret_name: Option<String>,
+
+    /// The operator makes certificates and renews them, in the Secret `<name>-peer-tls`.
+    #[serde(default)]
+    pub self_signed: bool,
 }
 
 /// A range of durations, such as `{min: 10ms, max: 150ms}`.
@@ -428,6 +454,11 @@ fn when_deleted(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "enum": ["Retain", "Delete"] })
 }
 
+/// As [`short_text`].
+fn tls_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    generator.subschema_for::<Tls>()
+}
+
 /// Kubernetes never makes a volume smaller. A size that the volumes did not get, because they cannot grow, can be taken
 /// back: the rule is on the whole object, since the status says what they have.
 fn shrink_rule() -> Rule {
@@ -542,6 +573,8 @@ mod tests {
     #[case(json!({"clientTokens": {"secretName": "A_b"}}), "clientTokens.secretName must be the name of a Secret")]
     #[case(json!({"storage": {"whenDeleted": "Delete"}}), "storage.whenDeleted belongs to type Persistent")]
     #[case(json!({"hibernated": true}), "hibernated needs storage.type Persistent")]
+    #[case(json!({"tls": {}}), "tls needs either secretName")]
+    #[case(json!({"tls": {"secretName": "s", "selfSigned": true}}), "tls needs either secretName")]
     #[case(json!({"compressAbove": 255}), "compressAbove must be 256 to 4194304")]
     #[case(json!({"compressAbove": 4_194_305}), "compressAbove must be 256 to 4194304")]
     fn a_wrong_spec_is_refused_with_what_to_change(#[case] spec: serde_json::Value, #[case] message: &str) {
@@ -559,6 +592,8 @@ mod tests {
     #[case(json!({"storage": {"type": "Persistent", "size": "1Gi", "storageClassName": "fast"}}))]
     #[case(json!({"compressAbove": 65_536}))]
     #[case(json!({"clientTokens": {"secretName": "demo.tokens-1"}}))]
+    #[case(json!({"tls": {"selfSigned": true}}))]
+    #[case(json!({"tls": {"secretName": "demo-tls"}}))]
     fn a_right_spec_is_accepted(#[case] spec: serde_json::Value) {
         cluster(spec).validate_cel().expect("accepted");
     }
@@ -576,6 +611,9 @@ mod tests {
         json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
         "storage.storageClassName cannot be changed"
     )]
+    #[case(json!({}), json!({"tls": {"selfSigned": true}}), "tls cannot be changed")]
+    #[case(json!({"tls": {"selfSigned": true}}), json!({}), "tls cannot be changed")]
+    #[case(json!({"tls": {"secretName": "a"}}), json!({"tls": {"secretName": "b"}}), "tls cannot be changed")]
     fn what_cannot_change_is_refused(
         #[case] old: serde_json::Value,
         #[case] new: serde_json::Value,
@@ -603,6 +641,7 @@ mod tests {
         json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
         json!({"storage": {"type": "Persistent", "size": "1Gi"}, "hibernated": true})
     )]
+    #[case(json!({"tls": {"selfSigned": true}}), json!({"tls": {"selfSigned": true}, "writeQuorum": 2}))]
     fn what_can_change_is_accepted(#[case] old: serde_json::Value, #[case] new: serde_json::Value) {
         cluster(new).validate_cel_update(&cluster(old)).expect("accepted");
     }

@@ -30,6 +30,7 @@ pub mod switchover;
 pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tls;
 pub mod validate;
 pub mod volumes;
 pub mod watching;

@@ -86,6 +86,16 @@ reasons! {
     NoToken true,
     /// Every node that answers refuses the operator's token.
     NodesRefuseToken true,
+    /// A certificate for the nodes was made.
+    CertificateMade false,
+    /// Every node shows the new certificate.
+    CertificateRotated false,
+    /// Nobody has renewed the certificate, and its end is near.
+    CertificateExpiring true,
+    /// The certificate is accepted no more.
+    CertificateExpired true,
+    /// The Secret with the certificates is missing, or nodes would refuse what it holds.
+    TlsSecretInvalid true,
     /// The record in the status cannot be understood.
     UnreadableRecord true,
     /// The store is left alone from now on.

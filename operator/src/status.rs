@@ -91,6 +91,13 @@ pub struct Summary {
     pub applied: Option<Settings>,
 }
 
+impl Summary {
+    /// Something is wrong that no node tells of.
+    pub fn degrade(&mut self, reason: &'static str, message: &str) {
+        self.degraded = Verdict::new(true, reason, message);
+    }
+}
+
 /// Sums up a pass.
 #[must_use]
 pub fn summarize(store: &Store, pass: &Pass) -> Summary {

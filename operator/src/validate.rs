@@ -16,7 +16,10 @@ use quorumkv_api::{
 };
 
 use crate::{
-    crd::{DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind, WhenDeleted},
+    build::names,
+    crd::{
+        DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind, Tls, WhenDeleted,
+    },
     switchover,
 };
 
@@ -62,6 +65,17 @@ pub struct ValidCluster {
     pub stopped: bool,
     /// What the pods are made of.
     pub pods: PodOptions,
+    /// How nodes speak TLS, if they do.
+    pub tls: Option<ValidTls>,
+}
+
+/// How nodes speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidTls {
+    /// The Secret with the certificates.
+    pub secret: String,
+    /// Whether the operator makes them.
+    pub self_signed: bool,
 }
 
 /// Where the nodes keep their data.
@@ -136,6 +150,12 @@ pub enum InvalidCluster {
     /// A store of processes ends with its manager.
     #[error("hibernated means nothing here: end this program instead, and start it again")]
     HibernatedHere,
+    /// Neither a Secret nor certificates of the operator's own, or both.
+    #[error("tls needs either secretName or selfSigned: true")]
+    Tls,
+    /// Nodes on one machine have no use for it.
+    #[error("tls is for Kubernetes: nodes on one machine reach each other on loopback, without it; leave it out here")]
+    LocalTls,
     /// The object has no identity, so nothing can be owned by it.
     #[error("the KvCluster has no name, namespace or uid: it was not read from an API server")]
     Identity,
@@ -176,7 +196,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         pod_annotations,
         compress_above,
         client_tokens,
+        tls,
     } = cluster.spec.clone();
+    let tls = valid_tls(&name, tls)?;
     let store = Store {
         nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
         settings: validate_settings(&cluster.spec, followers)?,
@@ -201,7 +223,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         client_tokens: client_tokens.map(|tokens| tokens.secret_name),
     };
     let generation = cluster.metadata.generation;
-    Ok(ValidCluster { name, namespace, owner, generation, store, storage, hibernated, stopped: false, pods })
+    Ok(ValidCluster { name, namespace, owner, generation, store, storage, hibernated, stopped: false, pods, tls })
 }
 
 /// Checks a manifest that no API server has seen, for a store of local processes with these names.
@@ -215,6 +237,9 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     }
     if cluster.spec.hibernated {
         return Err(InvalidCluster::HibernatedHere);
+    }
+    if cluster.spec.tls.is_some() {
+        return Err(InvalidCluster::LocalTls);
     }
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
@@ -257,6 +282,19 @@ fn valid_storage(storage: Storage) -> ValidStorage {
             class: storage_class_name,
             when_deleted: when_deleted.unwrap_or_default(),
         },
+    }
+}
+
+fn valid_tls(cluster: &str, tls: Option<Tls>) -> Result<Option<ValidTls>, InvalidCluster> {
+    match tls {
+        None => Ok(None),
+        Some(Tls { secret_name: Some(secret), self_signed: false }) => {
+            Ok(Some(ValidTls { secret, self_signed: false }))
+        }
+        Some(Tls { secret_name: None, self_signed: true }) => {
+            Ok(Some(ValidTls { secret: names::tls_secret(cluster), self_signed: true }))
+        }
+        Some(_) => Err(InvalidCluster::Tls),
     }
 }
 
@@ -310,6 +348,7 @@ mod tests {
     #[case(json!({"followers": 10}), "followers must be 1 to 9")]
     #[case(json!({"writeQuorum": 6}), "writeQuorum 6 is outside 1..5")]
     #[case(json!({"writeQuorum": -3}), "writeQuorum 0 is outside 1..5")]
+    #[case(json!({"tls": {}}), "tls needs either secretName or selfSigned")]
     #[case(json!({"delay": {"max": "soon"}}), "delay.max: \"soon\" is not a duration")]
     #[case(json!({"hibernated": true}), "hibernated needs storage.type Persistent")]
     #[case(json!({"delay": {"min": "9ms", "max": "1ms"}}), "delay.min 9ms is above delay.max 1ms")]
@@ -341,5 +380,8 @@ mod tests {
         let manifest = KvCluster::new("demo", serde_json::from_value(json!({"writeQuorum": 9})).expect("a spec"));
         let error = validate_local(&manifest, |n| NodeId(format!("n{n}"))).expect_err("refused").to_string();
         assert!(error.contains("lower writeQuorum to the number of followers or less"), "{error}");
+        let spec = serde_json::from_value(json!({"tls": {"selfSigned": true}})).expect("a spec");
+        let error = validate_local(&KvCluster::new("demo", spec), |n| NodeId(format!("n{n}"))).expect_err("refused");
+        assert!(error.to_string().contains("tls is for Kubernetes"), "{error}");
     }
 }

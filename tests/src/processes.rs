@@ -4,6 +4,7 @@
 //! loopback only, on a block of ports of their own ([`ports`]), write their output to files, print its end when
 //! a test fails, and end every process they started when they are dropped.
 
+mod certificates;
 mod lab;
 mod manifest;
 mod operator;
@@ -11,6 +12,7 @@ pub mod ports;
 pub mod programs;
 mod running;
 
+pub use certificates::{Authority, Certificates};
 pub use lab::{Lab, LabOptions};
 pub use manifest::{Manifest, Storage};
 pub use operator::{Hosts, LocalOperator};

@@ -39,6 +39,7 @@ mod e2e {
     pub(crate) mod shown;
     pub(crate) mod storage;
     pub(crate) mod switchover;
+    pub(crate) mod tls;
     pub(crate) mod upgrade;
     pub(crate) mod world;
 
@@ -49,7 +50,7 @@ use std::process::ExitCode;
 
 use e2e::{
     chaos, failures, hibernate, install, isolation, locks, machines, operators, page, permissions, plugin, quiet,
-    refusals, roll, service, settings, shown, storage, switchover, upgrade, world::World,
+    refusals, roll, service, settings, shown, storage, switchover, tls, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         plugin::kubectl_kvc_does_what_it_says,
         locks::clients_need_a_token_of_the_secret_and_tools_find_it,
         locks::nodes_that_refuse_the_operators_token_are_told_of,
+        tls::certificates_are_replaced_under_load_and_no_write_fails,
         isolation::two_stores_of_one_name_do_not_touch_each_other,
         isolation::a_deleted_store_leaves_nothing_behind_and_the_other_goes_on,
         isolation::a_store_that_lost_every_copy_halts_until_a_person_decides,

@@ -8,7 +8,7 @@ use std::{fs, path::Path, process::Output, time::Duration};
 use anyhow::{Context as _, ensure};
 use quorumkv_api::{Delay, WriteQuorum};
 use quorumkv_tests::{
-    processes::{Lab, LabOptions, Launch, Process, programs},
+    processes::{Authority, Certificates, Lab, LabOptions, Launch, Process, programs},
     wait,
 };
 use rstest::rstest;
@@ -81,6 +81,20 @@ async fn integration_test_checks_a_store_of_its_own() {
     assert!(places.is_sorted(), "{names:?}");
     assert!(checks.iter().all(|check| check["passed"] == true && check["seen"] != ""), "{found:#}");
     assert!(text(&output.stderr).contains("PASS  health of leader: expected"), "progress is on standard error");
+}
+
+#[tokio::test]
+async fn integration_test_turns_the_quorum_over_tls() {
+    let certificates = Certificates::of(&Authority::new().expect("one")).expect("files");
+    let options =
+        LabOptions { followers: 2, write_quorum: 1, certificates: Some(certificates.clone()), ..LabOptions::default() };
+    let lab = Lab::start(options).await.expect("it starts");
+    let few = ["--writes", "20", "--clients", "4", "--output", "json"].map(str::to_owned);
+    let arguments = [urls(&lab), certificates.arguments().into(), few.into()].concat();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (found, code) = json(&run("integration_test", &arguments).await);
+    assert_eq!((code, &found["passed"]), (0, &Value::Bool(true)), "{found:#}");
+    assert!(found["checks"].to_string().contains("quorum 2"), "{found:#}");
 }
 
 #[tokio::test]

@@ -163,6 +163,8 @@ fn help_documents_every_variable() {
         "WRITE_TIMEOUT",
         "PEER_TOKEN",
         "PEER_TOKEN_FILE",
+        "PEER_TLS_DIR",
+        "PEER_TLS_NAME",
         "LOG_FORMAT",
         "DELAY_SEED",
         "STORAGE",

@@ -18,16 +18,17 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
-# The peer token of each store, made once. Not list or watch: other Secrets are none of its business.
+# The peer token of each store, made once, and certificates: read by name, and replaced where the operator makes them
+# (tls.selfSigned). Not list or watch: other Secrets are none of its business.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create]
+  verbs: [get, create, update]
 {{- if .Values.networkPolicy.enabled }}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, create, patch]
 {{- end }}
-# The role label is set on pods, and a pod is replaced by deleting it.
+# The role label is set on pods, and an annotation when there are new certificates, and a pod is replaced by deleting it.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]

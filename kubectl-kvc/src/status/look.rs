@@ -5,11 +5,16 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt as _, api::ListParams};
-use quorumkv_api::{CLIENT_PORT, PEER_PORT, client::PeerClient, lab::StatusReply};
+use quorumkv_api::{
+    CLIENT_PORT, PEER_PORT,
+    client::PeerClient,
+    lab::StatusReply,
+    tls::{AUTHORITIES, Authorities, ClientTls, PeerName},
+};
 use quorumkv_inspect::wait::with_causes;
 use quorumkv_operator::{
     build::{names, secret},
-    crd::KvCluster,
+    crd::{KvCluster, Tls},
 };
 use reqwest::Client;
 
@@ -29,6 +34,8 @@ pub(super) struct Looker<To> {
     http: Client,
     /// Speaks to peer ports, which alone tell whose copy a node has; none where the user may not know the token.
     peers: Option<PeerClient>,
+    /// Whether peer ports speak TLS.
+    tls: bool,
     routes: BTreeMap<String, Routes>,
 }
 
@@ -38,13 +45,20 @@ struct Routes {
 }
 
 impl<To: Reach> Looker<To> {
-    pub(super) async fn new(target: &Target, reach: To) -> Result<Self, Failure> {
+    pub(super) async fn new(target: &Target, cluster: &KvCluster, reach: To) -> Result<Self, Failure> {
         let http = nodes::http(ANSWER_LIMIT, target.token.as_deref())?;
         let secrets: Api<Secret> = Api::namespaced(target.client.clone(), &target.namespace);
         let secret = secrets.get_opt(&names::token_secret(&target.name)).await.ok().flatten();
         let token = secret.and_then(|secret| secret::token_in(&secret));
-        let peers = token.map(|token| PeerClient::over(http.clone(), Some(token)));
-        Ok(Self { reach, http, peers, routes: BTreeMap::new() })
+        let peers = match (token, &cluster.spec.tls) {
+            (None, _) => None,
+            (token, None) => Some(PeerClient::over(http.clone(), token)),
+            (token, Some(tls)) => {
+                let trusted = trusted(target, &secrets, tls).await;
+                trusted.map(|trusted| PeerClient::secured(token, ANSWER_LIMIT, trusted))
+            }
+        };
+        Ok(Self { reach, http, peers, tls: cluster.spec.tls.is_some(), routes: BTreeMap::new() })
     }
 
     pub(super) async fn look(&mut self, target: &Target, cluster: &KvCluster) -> Result<View, Failure> {
@@ -88,11 +102,20 @@ impl<To: Reach> Looker<To> {
         };
         let state = async {
             let (peers, peer) = self.peers.as_ref().zip(peer.as_ref())?;
-            Some(peers.state(&peer.url).await.ok()?.storage_id.to_string())
+            let peer = if self.tls { peer.url.replacen("http://", "https://", 1) } else { peer.url.clone() };
+            Some(peers.state(&peer).await.ok()?.storage_id.to_string())
         };
         let (status, storage_id) = futures::join!(status, state);
         (status.map_err(|error: reqwest::Error| with_causes(&error.without_url())), storage_id)
     }
+}
+
+/// Whom to accept as a node of a store that speaks TLS, where the user may know that.
+async fn trusted(target: &Target, secrets: &Api<Secret>, tls: &Tls) -> Option<ClientTls> {
+    let secret = secrets.get_opt(&names::tls_secret_of(&target.name, tls)).await.ok().flatten()?;
+    let authorities = Authorities::parse(&secret.data?.get(AUTHORITIES)?.0).ok()?;
+    let name = PeerName::parse(&names::tls_name(&target.name, &target.namespace)).ok()?;
+    Some(ClientTls::new(name, &authorities))
 }
 
 #[cfg(test)]
@@ -109,7 +132,7 @@ mod tests {
     async fn looked(script: Vec<Expected>, nodes: Vec<(&'static str, Fake)>) -> View {
         let (target, server) = target(script);
         let cluster = serde_json::from_value(kvcluster()).expect("a KvCluster");
-        let mut looker = Looker::new(&target, Local::of(nodes).await).await.expect("an HTTP client");
+        let mut looker = Looker::new(&target, &cluster, Local::of(nodes).await).await.expect("an HTTP client");
         let view = looker.look(&target, &cluster).await.expect("a view");
         drop((looker, target));
         server.await.expect("the script was followed");
@@ -138,6 +161,28 @@ mod tests {
         demo-1   follows   yes     3       9      2     4      no        00000000-0000-0000-0000-000000000063
         demo-2   absent    -       -       -      -     -      -         -
         ");
+    }
+
+    #[tokio::test]
+    async fn without_the_authorities_a_store_with_tls_is_not_asked_for_copies() {
+        const TLS: &str = "/api/v1/namespaces/default/secrets/demo-peer-tls";
+        let secret = json!({"metadata": {"name": "demo-peer-token"}, "data": {"token": "dA=="}});
+        let pods = list(&[pod("demo-0", "Running"), pod("demo-1", "Running")]);
+        let script = vec![
+            Expected::found(SECRET, secret),
+            Expected::failing(Method::GET, TLS, StatusCode::FORBIDDEN),
+            Expected::found(PODS, pods),
+        ];
+        let (target, server) = target(script);
+        let mut cluster = kvcluster();
+        cluster["spec"]["tls"] = json!({"selfSigned": true});
+        let cluster = serde_json::from_value(cluster).expect("a KvCluster");
+        let reach = Local::of(vec![("demo-0", node("demo-0", 1)), ("demo-1", node("demo-1", 2))]).await;
+        let mut looker = Looker::new(&target, &cluster, reach).await.expect("an HTTP client");
+        let text = looker.look(&target, &cluster).await.expect("a view").to_string();
+        drop((looker, target));
+        server.await.expect("the script was followed");
+        assert!(text.contains("demo-peer-token or demo-peer-tls cannot be read"), "{text}");
     }
 
     #[tokio::test]

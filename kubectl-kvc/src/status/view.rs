@@ -40,6 +40,9 @@ pub(super) struct View {
     nodes: Vec<Node>,
     #[serde(skip)]
     copies_are_known: bool,
+    /// The Secret that has to be read too, where peer ports speak TLS.
+    #[serde(skip)]
+    tls_secret: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,6 +101,7 @@ impl View {
             ready_followers: status.ready_followers,
             nodes,
             copies_are_known,
+            tls_secret: cluster.spec.tls.as_ref().map(|tls| names::tls_secret_of(&target.name, tls)),
         }
     }
 }
@@ -186,8 +190,14 @@ impl fmt::Display for View {
             writeln!(f, "{}", line.trim_end())?;
         }
         if !self.copies_are_known {
-            let secret = names::token_secret(name);
-            writeln!(f, "\nWhose copies count is not shown: the Secret {secret} cannot be read.")?;
+            let token = names::token_secret(name);
+            match &self.tls_secret {
+                None => writeln!(f, "\nWhose copies count is not shown: the Secret {token} cannot be read.")?,
+                Some(tls) => {
+                    let either = format!("the Secret {token} or {tls} cannot be read");
+                    writeln!(f, "\nWhose copies count is not shown: {either}.")?;
+                }
+            }
         }
         Ok(())
     }

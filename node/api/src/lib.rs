@@ -4,7 +4,7 @@
 //! [`lab`] and [`kv`] are what clients see on the client port (`PORT`, 5000), [`peer`] what the operator and other
 //! nodes see on the peer port (`PEER_PORT`, 5100), and [`settings`] the values that can be turned while
 //! the store runs. [`ids`] holds the newtypes that all of them are written in. With the feature `client`
-//! there is an HTTP client for both ports in [`client`].
+//! there is an HTTP client for the peer port in [`client`], and what it needs for TLS in [`tls`].
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -13,6 +13,8 @@ pub mod kv;
 pub mod lab;
 pub mod peer;
 pub mod settings;
+#[cfg(feature = "client")]
+pub mod tls;
 
 pub use ids::{Epoch, NodeId, Position, ProcessId, Seq, StorageId};
 pub use settings::{Delay, Settings, SettingsPatch, WriteQuorum};

@@ -9,6 +9,7 @@
 //! | `POST /promote` [`PromoteRequest`] | 200 [`NodeState`]; 409 when the epoch, the disk or the process is another |
 //! | `PUT /members` [`MembersRequest`] | 200 [`NodeState`]; 409 when this node does not lead that epoch |
 //! | `PUT /settings` [`crate::SettingsPatch`] | 200 [`SettingsReply`] once committed; 400 invalid, 403 on a follower, 409 refused for now, 500 no quorum in time |
+//! | `GET /tls` | 200 [`TlsReport`]; 404 where the port does not speak TLS |
 //! | `GET /stream` | 101, then the binary replication stream |
 //!
 //! Every other answer is a [`PeerError`].
@@ -171,6 +172,20 @@ pub struct SettingsReply {
     pub settings: Settings,
     /// Place of their entry in the log.
     pub version: Seq,
+}
+
+/// The certificates that a node has in force on its peer port. Fingerprints are SHA-256 in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsReport {
+    /// Of the authorities that it trusts.
+    pub authorities: Vec<String>,
+    /// Of the certificate that it shows.
+    pub certificate: String,
+    /// Since when that is valid.
+    pub not_before: jiff::Timestamp,
+    /// Until when.
+    pub not_after: jiff::Timestamp,
 }
 
 /// Why a node refuses what a manager asks.

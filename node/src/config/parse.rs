@@ -9,18 +9,22 @@ use crate::{
     wire::compression::{Compression, SMALLEST},
 };
 
-/// The URL with its port replaced.
-pub(super) fn with_port(url: &str, port: u16) -> String {
+/// The URL with its scheme and port replaced.
+pub(super) fn with_port(url: &str, scheme: &str, port: u16) -> String {
     let mut parsed = reqwest::Url::from_str(url).expect("parse_url accepted it");
+    parsed.set_scheme(scheme).expect("http and https are of one kind");
     parsed.set_port(Some(port)).expect("an http URL with a host takes a port");
     parsed.as_str().trim_end_matches('/').to_owned()
 }
 
 pub(super) fn parse_url(text: &str) -> Result<String, String> {
-    let allowed = "write http://host:port, without a path";
+    parse_http(text, &["http"], "write http://host:port, without a path")
+}
+
+fn parse_http(text: &str, schemes: &[&str], allowed: &str) -> Result<String, String> {
     let url = reqwest::Url::from_str(text).map_err(|error| format!("{error}; {allowed}"))?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    if url.scheme() != "http" || url.host_str().is_none() || !bare || !url.username().is_empty() {
+    if !schemes.contains(&url.scheme()) || url.host_str().is_none() || !bare || !url.username().is_empty() {
         return Err(allowed.to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -31,6 +35,15 @@ pub(super) fn parse_optional_url(text: &str) -> Result<Option<String>, String> {
     match text.trim() {
         "" => Ok(None),
         text => parse_url(text).map(Some),
+    }
+}
+
+/// As [`parse_optional_url`]; with TLS it begins with https.
+pub(super) fn parse_optional_peer_url(text: &str) -> Result<Option<String>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => parse_http(text, &["http", "https"], "write http://host:port or https://host:port, without a path")
+            .map(Some),
     }
 }
 

@@ -137,3 +137,26 @@ fn the_token_file_may_end_with_a_newline() {
     let flag = format!("--peer-token-file={}", file.path().display());
     assert_eq!(checked(&[&flag]).expect("valid").peer_token.as_deref(), Some("secret"));
 }
+
+#[test]
+fn with_tls_followers_are_dialled_with_it() {
+    let (folder, authority) = (tempfile::tempdir().expect("a folder"), crate::tls::tests::Authority::new());
+    authority.write(folder.path(), &[&authority]);
+    let directory = format!("--peer-tls-dir={}", folder.path().display());
+    let name = format!("--peer-tls-name={}", crate::tls::tests::NAME);
+    let config = leader(&[&directory, &name]).expect("valid");
+    assert_eq!(config.static_leader.expect("a leader").followers[0].peer_url, "https://a:5100");
+    let peers = "--follower-peers=https://a:1,https://b:2,https://c";
+    let config = leader(&[&directory, &name, peers]).expect("valid");
+    assert_eq!(config.static_leader.expect("a leader").followers[2].peer_url, "https://c");
+
+    let refusal = |flags: &[&str]| leader(flags).expect_err("refused");
+    let plain = refusal(&[&directory, &name, "--follower-peers=https://a:1,http://b:2,https://c"]);
+    assert!(plain.contains("http://b:2, which must begin with https: PEER_TLS_DIR is set"), "{plain}");
+    let secured = refusal(&[peers]);
+    assert!(secured.contains("https://a:1, which must begin with http: PEER_TLS_DIR is not set"), "{secured}");
+    let half = refusal(&[&directory]);
+    assert!(half.contains("--peer-tls-name"), "{half}");
+    let other = refusal(&[&directory, "--peer-tls-name=other"]);
+    assert!(other.contains("PEER_TLS_NAME=other: peers would refuse"), "{other}");
+}

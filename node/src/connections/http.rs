@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
@@ -35,10 +35,18 @@ use super::{Door, Phase, Pulse, Seat};
 use crate::{
     limits::MAX_HEAD_BYTES,
     router::{Connection, Undelayed},
+    tls::PeerTls,
 };
 
-/// Serves a router on a port until `until` is cancelled, and then until every request under way is answered.
-pub(crate) async fn listen(listener: TcpListener, router: Router, door: Arc<Door>, until: CancellationToken) {
+/// Serves a router on a port, over TLS if that is given, until `until` is cancelled, and then until every request under
+/// way is answered.
+pub(crate) async fn listen(
+    listener: TcpListener,
+    tls: Option<PeerTls>,
+    router: Router,
+    door: Arc<Door>,
+    until: CancellationToken,
+) {
     let mut listener = Undelayed(listener);
     let connections = TaskTracker::new();
     let accepting = async {
@@ -48,12 +56,16 @@ pub(crate) async fn listen(listener: TcpListener, router: Router, door: Arc<Door
                 () = until.cancelled() => break,
                 accepted = axum::serve::Listener::accept(&mut listener) => accepted,
             };
-            let Some(seat) = door.enter(&tcp) else { continue };
+            let Some(seat) = door.enter(tls.is_none().then_some(&tcp)) else { continue };
             let pulse = Arc::clone(seat.pulse());
-            let serving = serve(tcp, seat, router.clone(), Connection::default(), until.clone());
+            let (tls, router, until) = (tls.clone(), router.clone(), until.clone());
             let task = connections.spawn(async move {
+                let served = match tls {
+                    None => serve(tcp, seat, router, Connection::default(), until).await,
+                    Some(tls) => serve_secured(tcp, tls, seat, router, until).await,
+                };
                 // A client may go at any time, and nobody else has to know.
-                if let Err(error) = serving.await {
+                if let Err(error) = served {
                     debug!(%error, "a connection broke");
                 }
             });
@@ -70,6 +82,28 @@ pub(crate) async fn listen(listener: TcpListener, router: Router, door: Arc<Door
             connections.wait().await;
         } => {}
         () = watching => {}
+    }
+}
+
+/// The same over TLS. A connection's handshake and the head of its first request have the time of one head together.
+async fn serve_secured(
+    tcp: TcpStream,
+    tls: PeerTls,
+    seat: Seat,
+    router: Router,
+    until: CancellationToken,
+) -> hyper::Result<()> {
+    let opened = tokio::select! {
+        biased;
+        () = until.cancelled() => return Ok(()),
+        opened = tls.accept(tcp) => opened,
+    };
+    match opened {
+        Ok(stream) => serve(stream, seat, router, Connection::default(), until).await,
+        Err(error) => {
+            debug!(%error, "a connection was refused");
+            Ok(())
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Site {
         let address = listener.local_addr().expect("bound");
         let (metrics, until) = (Metrics::default(), CancellationToken::new());
         let door = Door::new(Port::Peer, &limits(), &metrics);
-        let serving = tokio::spawn(http::listen(listener, router, door, until.clone()));
+        let serving = tokio::spawn(http::listen(listener, None, router, door, until.clone()));
         Self { address, metrics, until, serving }
     }
 

@@ -37,7 +37,10 @@ fn counted_node(token: Option<&str>) -> (Router, DriverHandle) {
     let (driver, Attached { handle, commands, .. }) =
         Driver::new(node, Memory::default(), clock, RoundTrips::seeded(1));
     tokio::spawn(driver.run(commands, std::future::pending()));
-    (router(PeerPort { driver: handle.clone(), token: Token::new(token), compression: Compression::Off }), handle)
+    (
+        router(PeerPort { driver: handle.clone(), token: Token::new(token), compression: Compression::Off, tls: None }),
+        handle,
+    )
 }
 
 async fn call(router: &Router, request: Request) -> (StatusCode, Bytes) {
@@ -122,6 +125,7 @@ async fn only_the_chosen_process_is_promoted() {
 #[case(Method::POST, "/promote", "{}", 400, Refusal::Invalid, "missing field")]
 #[case(Method::GET, "/nothing", "", 404, Refusal::Invalid, "no such route")]
 #[case(Method::DELETE, "/state", "", 405, Refusal::Invalid, "does not take DELETE")]
+#[case(Method::GET, "/tls", "", 404, Refusal::Invalid, "does not speak TLS")]
 #[case(Method::GET, "/stream", "", 426, Refusal::Invalid, "Upgrade: quorumkv/1")]
 #[case(Method::GET, "/recover", "", 400, Refusal::Invalid, "missing field")]
 #[case(

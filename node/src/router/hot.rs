@@ -79,7 +79,7 @@ async fn accept(listener: TcpListener, port: ClientPort, door: Arc<Door>, until:
             () = until.cancelled() => break,
             accepted = axum::serve::Listener::accept(&mut listener) => accepted,
         };
-        let Some(seat) = door.enter(&tcp) else { continue };
+        let Some(seat) = door.enter(Some(&tcp)) else { continue };
         let pulse = Arc::clone(seat.pulse());
         let (port, routers, until, routes) = (port.clone(), routers.clone(), until.clone(), routes.clone());
         let task = connections.spawn(async move {

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use quorumkv_api::{Epoch, NodeId, lab::Role, peer::PeerAddress};
+use quorumkv_api::{Epoch, NodeId, lab::Role, peer::PeerAddress, tls::ClientTls};
 use quorumkv_protocol::{FollowerMessage, Hello, StreamId, Welcome};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
@@ -36,6 +37,8 @@ pub struct Dial {
     pub source: Option<IpAddr>,
     /// What it compresses for those who read that.
     pub compression: Compression,
+    /// Whom it accepts, if it speaks TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl Dial {
@@ -164,11 +167,34 @@ async fn connect(
     dial: &Dial,
 ) -> Result<(impl AsyncRead + AsyncWrite + Unpin, Compression), StreamError> {
     let address = || StreamError::Address { url: peer_url.to_owned() };
-    let authority = peer_url.strip_prefix("http://").ok_or_else(address)?.trim_end_matches('/');
-    let default_port = if authority.contains(':') { "" } else { ":80" };
+    let mismatch = |reason| StreamError::Scheme { url: peer_url.to_owned(), reason };
+    let (scheme, authority) = peer_url.split_once("://").ok_or_else(address)?;
+    let authority = authority.trim_end_matches('/');
+    let (default_port, tls) = match (scheme, &dial.tls) {
+        ("http", None) => (":80", None),
+        ("https", Some(tls)) => (":443", Some(tls)),
+        ("http", Some(_)) => return Err(mismatch("this node speaks TLS, and to nobody without it")),
+        ("https", None) => return Err(mismatch("this node does not speak TLS: PEER_TLS_DIR is not set")),
+        _ => return Err(address()),
+    };
+    let default_port = if authority.contains(':') { "" } else { default_port };
     let tcp = dial.reach(&format!("{authority}{default_port}")).await.map_err(StreamError::Connect)?;
     tcp.set_nodelay(true).map_err(StreamError::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+    match tls {
+        None => upgrade(tcp, peer_url, authority, dial).await,
+        Some(tls) => upgrade(tls.connect(tcp).await.map_err(StreamError::Tls)?, peer_url, authority, dial).await,
+    }
+}
+
+/// Asks for the stream on a fresh connection.
+async fn upgrade(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer_url: &str,
+    authority: &str,
+    dial: &Dial,
+) -> Result<(TokioIo<Upgraded>, Compression), StreamError> {
+    let address = || StreamError::Address { url: peer_url.to_owned() };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let connection = tokio::spawn(connection.with_upgrades());
     let mut request = Request::get("/stream")
         .header(header::HOST, authority)

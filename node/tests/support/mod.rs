@@ -238,6 +238,7 @@ fn config(node: usize, listeners: &[std::net::TcpListener; 3], options: Options)
         peer_token: Some(TOKEN.to_owned()),
         client_tokens: ClientTokens::default(),
         limits: Limits::default(),
+        peer_tls: None,
         log_format: LogFormat::Text,
         delay_seed: 7,
         storage: StorageType::Memory,

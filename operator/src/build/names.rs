@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use quorumkv_api::{CLIENT_PORT, NodeId, PEER_PORT, lab::Role, peer::PeerAddress};
 
 use super::nodes::DATA_VOLUME;
-use crate::validate::ValidCluster;
+use crate::{crd::Tls, validate::ValidCluster};
 
 /// Label that says which KvCluster an object belongs to.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
@@ -93,6 +93,24 @@ pub fn claim(node: &NodeId) -> String {
     format!("{DATA_VOLUME}-{node}")
 }
 
+/// The Secret with certificates that the operator makes.
+#[must_use]
+pub fn tls_secret(cluster: &str) -> String {
+    format!("{cluster}-peer-tls")
+}
+
+/// The Secret with the certificates of a store, whoever makes them.
+#[must_use]
+pub fn tls_secret_of(cluster: &str, tls: &Tls) -> String {
+    tls.secret_name.clone().unwrap_or_else(|| tls_secret(cluster))
+}
+
+/// The DNS name that the certificates of all nodes carry: pods come and go, and so do their addresses.
+#[must_use]
+pub fn tls_name(cluster: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc", nodes_service(cluster))
+}
+
 /// Base URL of a pod's client port, as clients and other nodes know it. `pod` may be a variable.
 #[must_use]
 pub fn client_url(cluster: &str, namespace: &str, pod: &str) -> String {
@@ -103,10 +121,11 @@ pub fn client_url(cluster: &str, namespace: &str, pod: &str) -> String {
 /// before its pod was there stays unknown to resolvers for a while.
 #[must_use]
 pub fn address(cluster: &ValidCluster, pod: &NodeId, ip: Option<&str>) -> PeerAddress {
+    let scheme = if cluster.tls.is_some() { "https" } else { "http" };
     let peer_url = match ip {
-        Some(ip) if ip.contains(':') => format!("http://[{ip}]:{PEER_PORT}"),
-        Some(ip) => format!("http://{ip}:{PEER_PORT}"),
-        None => format!("http://{pod}.{}.{}.svc:{PEER_PORT}", nodes_service(&cluster.name), cluster.namespace),
+        Some(ip) if ip.contains(':') => format!("{scheme}://[{ip}]:{PEER_PORT}"),
+        Some(ip) => format!("{scheme}://{ip}:{PEER_PORT}"),
+        None => format!("{scheme}://{pod}.{}:{PEER_PORT}", tls_name(&cluster.name, &cluster.namespace)),
     };
     PeerAddress { node: pod.clone(), client_url: client_url(&cluster.name, &cluster.namespace, &pod.0), peer_url }
 }
@@ -114,7 +133,7 @@ pub fn address(cluster: &ValidCluster, pod: &NodeId, ip: Option<&str>) -> PeerAd
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::valid_cluster;
+    use crate::{testing::valid_cluster, validate::ValidTls};
 
     #[test]
     fn a_pod_is_called_by_its_address_once_it_has_one() {
@@ -123,6 +142,10 @@ mod tests {
         assert_eq!(of(None), "http://demo-0.demo-nodes.default.svc:5100");
         assert_eq!(of(Some("10.0.0.7")), "http://10.0.0.7:5100");
         assert_eq!(of(Some("fd00::7")), "http://[fd00::7]:5100");
+        let tls = Some(ValidTls { secret: "s".into(), self_signed: false });
+        let secured = address(&ValidCluster { tls, ..cluster }, &"demo-0".into(), Some("10.0.0.7"));
+        assert_eq!(secured.peer_url, "https://10.0.0.7:5100");
+        assert_eq!(secured.client_url, "http://demo-0.demo-nodes.default.svc:5000");
     }
 
     #[test]

@@ -15,13 +15,17 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use quorumkv_api::{CLIENT_PORT, METRICS_PORT, PEER_PORT, lab::Role};
+use quorumkv_api::{
+    CLIENT_PORT, METRICS_PORT, PEER_PORT,
+    lab::Role,
+    tls::{AUTHORITIES, CERTIFICATE, KEY},
+};
 
 use super::{names, secret};
 use crate::{
     counted::GATE,
     crd::WhenDeleted,
-    validate::{PodOptions, ValidCluster, ValidStorage},
+    validate::{PodOptions, ValidCluster, ValidStorage, ValidTls},
 };
 
 /// Name of the container, of which there is one.
@@ -36,6 +40,11 @@ const TOKENS_DIRECTORY: &str = "/etc/quorumkv/tokens";
 const TOKENS_VOLUME: &str = "client-tokens";
 /// Keys of their Secret, and names of their files.
 const TOKEN_KEYS: [(&str, &str); 2] = [("read", "READ_TOKEN_FILE"), ("write", "WRITE_TOKEN_FILE")];
+/// Where nodes that speak TLS find their certificates.
+const TLS_DIRECTORY: &str = "/etc/quorumkv/peer-tls";
+const TLS_VOLUME: &str = "peer-tls";
+/// Of files in Secrets: for the nodes' own group, which fsGroup makes theirs, and for nobody else.
+const SECRET_MODE: i32 = 0o440;
 /// Longer than any write is likely to wait for its quorum.
 const GRACE_SECONDS: i64 = 30;
 
@@ -104,6 +113,8 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
         ..container(cluster)
     };
     let some = |empty: bool| (!empty).then_some(());
+    let tokens = client_tokens.map(tokens_volume);
+    let volumes: Vec<Volume> = tokens.into_iter().chain(cluster.tls.as_ref().map(tls_volume)).collect();
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             // A new pod follows until it is promoted, so only the leader's label ever has to be changed.
@@ -131,7 +142,7 @@ fn template(cluster: &ValidCluster) -> PodTemplateSpec {
             affinity: Some(affinity.unwrap_or_else(|| apart(&cluster.name))),
             topology_spread_constraints: some(topology_spread_constraints.is_empty())
                 .map(|()| topology_spread_constraints),
-            volumes: client_tokens.map(|secret| vec![tokens_volume(secret)]),
+            volumes: some(volumes.is_empty()).map(|()| volumes),
             ..PodSpec::default()
         }),
     }
@@ -143,14 +154,12 @@ fn container(cluster: &ValidCluster) -> Container {
         mount_path: path.to_owned(),
         ..VolumeMount::default()
     };
-    let data = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| mount(DATA_VOLUME, DATA_DIRECTORY));
     // The whole directory: a single file of a Secret that is mounted never changes.
-    let tokens = cluster
-        .pods
-        .client_tokens
-        .is_some()
-        .then(|| VolumeMount { read_only: Some(true), ..mount(TOKENS_VOLUME, TOKENS_DIRECTORY) });
-    let mounts: Vec<VolumeMount> = data.into_iter().chain(tokens).collect();
+    let secret = |name: &str, path: &str| VolumeMount { read_only: Some(true), ..mount(name, path) };
+    let data = matches!(cluster.storage, ValidStorage::Persistent { .. }).then(|| mount(DATA_VOLUME, DATA_DIRECTORY));
+    let tokens = cluster.pods.client_tokens.is_some().then(|| secret(TOKENS_VOLUME, TOKENS_DIRECTORY));
+    let tls = cluster.tls.is_some().then(|| secret(TLS_VOLUME, TLS_DIRECTORY));
+    let mounts: Vec<VolumeMount> = data.into_iter().chain(tokens).chain(tls).collect();
     let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(number),
@@ -210,6 +219,10 @@ fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
             environment.push(plain("DATA_DIR", DATA_DIRECTORY.to_owned()));
         }
     }
+    if cluster.tls.is_some() {
+        environment.push(plain("PEER_TLS_DIR", TLS_DIRECTORY.to_owned()));
+        environment.push(plain("PEER_TLS_NAME", names::tls_name(&cluster.name, &cluster.namespace)));
+    }
     environment.extend(cluster.pods.compress_above.map(|bytes| plain("COMPRESS_ABOVE", bytes.to_string())));
     if cluster.pods.client_tokens.is_some() {
         let file = |(key, variable): (&str, &str)| plain(variable, format!("{TOKENS_DIRECTORY}/{key}"));
@@ -220,14 +233,22 @@ fn environment(cluster: &ValidCluster) -> Vec<EnvVar> {
 
 /// With both keys demanded: a pod waits for a Secret that lacks one, and the kubelet's event names it.
 fn tokens_volume(secret: String) -> Volume {
-    let item = |(key, _): (&str, &str)| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+    secret_volume(TOKENS_VOLUME, secret, &TOKEN_KEYS.map(|(key, _)| key))
+}
+
+/// What an operator lays by in the Secret for later is left out.
+fn tls_volume(tls: &ValidTls) -> Volume {
+    secret_volume(TLS_VOLUME, tls.secret.clone(), &[CERTIFICATE, KEY, AUTHORITIES])
+}
+
+fn secret_volume(name: &str, secret: String, keys: &[&str]) -> Volume {
+    let item = |key: &&str| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None };
     Volume {
-        name: TOKENS_VOLUME.to_owned(),
+        name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret),
-            items: Some(TOKEN_KEYS.map(item).to_vec()),
-            // The nodes' own group may read it, and nobody else: fsGroup makes it theirs.
-            default_mode: Some(0o440),
+            items: Some(keys.iter().map(item).collect()),
+            default_mode: Some(SECRET_MODE),
             optional: None,
         }),
         ..Volume::default()
@@ -367,6 +388,36 @@ mod tests {
         let container = &pod(&cluster).containers[0];
         assert_eq!(container.volume_mounts.as_ref().expect("mounts")[0].mount_path, "/data");
         assert!(container.env.as_ref().expect("variables").iter().any(|var| var.name == "DATA_DIR"));
+    }
+
+    #[test]
+    fn a_node_that_speaks_tls_finds_its_certificates_in_a_volume() {
+        assert_eq!(pod(&valid_cluster()).volumes, None);
+        let tls = Some(ValidTls { secret: "demo-peer-tls".into(), self_signed: true });
+        let pod = pod(&ValidCluster { tls, ..valid_cluster() });
+        let volume = &pod.volumes.as_ref().expect("volumes")[0];
+        let source = volume.secret.as_ref().expect("a Secret");
+        assert_eq!(source.secret_name.as_deref(), Some("demo-peer-tls"));
+        let mount = &pod.containers[0].volume_mounts.as_ref().expect("mounts")[0];
+        assert_eq!((&mount.name, mount.read_only, &mount.sub_path), (&volume.name, Some(true), &None));
+        let env = pod.containers[0].env.as_ref().expect("variables");
+        let value = |name: &str| env.iter().find(|var| var.name == name).and_then(|var| var.value.as_deref());
+        assert_eq!(value("PEER_TLS_DIR"), Some(mount.mount_path.as_str()));
+        assert_eq!(value("PEER_TLS_NAME"), Some("demo-nodes.default.svc"));
+    }
+
+    #[test]
+    fn certificates_and_tokens_of_clients_have_a_volume_each() {
+        let mut cluster = valid_cluster();
+        cluster.pods.client_tokens = Some("demo-tokens".into());
+        cluster.tls = Some(ValidTls { secret: "demo-peer-tls".into(), self_signed: true });
+        let pod = pod(&cluster);
+        let secrets = pod.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref());
+        let secrets: Vec<_> = secrets.filter_map(|source| source.secret_name.as_deref()).collect();
+        assert_eq!(secrets, ["demo-tokens", "demo-peer-tls"]);
+        let volumes: Vec<_> = pod.volumes.iter().flatten().map(|volume| &volume.name).collect();
+        let mounts = pod.containers[0].volume_mounts.iter().flatten();
+        assert_eq!(mounts.map(|mount| &mount.name).collect::<Vec<_>>(), volumes);
     }
 
     fn persistent(class: Option<&str>, when_deleted: WhenDeleted) -> ValidStorage {

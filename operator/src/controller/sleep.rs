@@ -6,7 +6,7 @@ use kube::{ResourceExt, runtime::controller::Action};
 use quorumkv_api::{client::PeerClient, lab::Role};
 use tokio::time::Instant;
 
-use super::{ClusterMemory, Context, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell};
+use super::{ClusterMemory, Context, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell, tls};
 use crate::{
     apply,
     build::{self, names},
@@ -170,7 +170,8 @@ async fn report_asleep(
     memory: &mut ClusterMemory,
 ) -> Result<(), ReconcileError> {
     let volumes = growth::grow(site, &mut memory.growth).await?;
-    report(site, &status::asleep(&site.valid.store, reason, message), volumes.as_ref()).await
+    let summary = status::asleep(&site.valid.store, reason, message);
+    report(site, summary, (volumes.as_ref(), tls::problem(memory.tls.as_ref()))).await
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) fn context(client: Client) -> Context {
 }
 
 /// A pass over `default/demo` that found everything at rest.
-fn calm_pass() -> (ValidCluster, Pass) {
+pub(super) fn calm_pass() -> (ValidCluster, Pass) {
     let scene = Scene::steady();
     let pass = Pass {
         record: scene.record.clone(),
@@ -78,7 +78,7 @@ async fn an_idle_reconcile_writes_nothing() {
     let platform = StatusRecord::new(&context.client, &valid);
     let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
     assert_eq!(growth::grow(&site, &mut growth::Refused::default()).await.expect("nothing to grow"), None);
-    report(&site, &summary, None).await.expect("nothing to report");
+    report(&site, summary, (None, None)).await.expect("nothing to report");
     drop((context, platform));
     server.await.expect("nothing was sent");
 }

@@ -45,7 +45,7 @@ pub(super) struct Launch {
 }
 
 /// Variables that would give a child another role or another store than the manifest says.
-const FOREIGN_VARIABLES: [&str; 9] = [
+const FOREIGN_VARIABLES: [&str; 11] = [
     "FOLLOWERS",
     "FOLLOWER_PEERS",
     "WRITE_QUORUM",
@@ -53,6 +53,8 @@ const FOREIGN_VARIABLES: [&str; 9] = [
     "MAX_DELAY",
     "WRITE_TIMEOUT",
     "PEER_TOKEN_FILE",
+    "PEER_TLS_DIR",
+    "PEER_TLS_NAME",
     "DATA_DIR",
     "LOG_FORMAT",
 ];

@@ -153,8 +153,9 @@ fn spec(SettingsPatch { write_quorum, delay, write_timeout: _ }: &SettingsPatch)
 
 /// A node, reached by address as the manager reaches it.
 fn info(KnownNode { address, presence, .. }: KnownNode) -> NodeInfo {
-    let host = address.peer_url.rsplit_once(':').map_or(address.peer_url.as_str(), |(host, _)| host);
-    NodeInfo { url: format!("{host}:{CLIENT_PORT}"), node: address.node, presence, halted: false }
+    let peer = address.peer_url.rsplit_once(':').map_or(address.peer_url.as_str(), |(peer, _)| peer);
+    let host = peer.split_once("://").map_or(peer, |(_, host)| host);
+    NodeInfo { url: format!("http://{host}:{CLIENT_PORT}"), node: address.node, presence, halted: false }
 }
 
 #[cfg(test)]
@@ -198,6 +199,14 @@ mod tests {
 
     fn demo() -> StoreName {
         StoreName { namespace: "default".into(), name: "demo".into() }
+    }
+
+    #[test]
+    fn clients_are_served_without_tls_also_where_peers_speak_it() {
+        let peer_url = "https://[fd00::7]:5100".to_owned();
+        let address = quorumkv_api::peer::PeerAddress { node: "demo-0".into(), client_url: String::new(), peer_url };
+        let info = info(KnownNode { address, presence: Presence::Running, outdated: false, report: None });
+        assert_eq!(info.url, "http://[fd00::7]:5000");
     }
 
     #[tokio::test]

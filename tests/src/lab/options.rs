@@ -1,6 +1,6 @@
 //! Arguments that the programs share.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 use quorumkv_api::{Delay, settings::parse_duration};
@@ -39,6 +39,14 @@ pub struct TargetOptions {
     /// Token to present to nodes that ask their clients for one
     #[arg(long, value_name = "TOKEN", env = quorumkv_inspect::token::VARIABLE, hide_env_values = true)]
     pub token: Option<String>,
+
+    /// Certificates of the authorities that vouch for the leader's peer port (ca.crt), if it speaks TLS
+    #[arg(long, value_name = "FILE", requires = "peer_name")]
+    pub peer_ca: Option<PathBuf>,
+
+    /// DNS name in the certificate of the leader's peer port, its PEER_TLS_NAME
+    #[arg(long, value_name = "NAME", requires = "peer_ca")]
+    pub peer_name: Option<String>,
 
     /// A KvCluster, reached through the API server that the kubeconfig names
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "compose")]
@@ -205,6 +213,8 @@ mod tests {
     #[case("--cluster a/b/c")]
     #[case("--context kind")]
     #[case("--peer http://a:5100")]
+    #[case("--leader http://a --follower http://b --peer-ca ca.crt")]
+    #[case("--leader http://a --follower http://b --peer-name nodes")]
     #[case("--write-quorum 0")]
     #[case("--write-quorum 6")]
     #[case("--compose --write-quorum 3")]

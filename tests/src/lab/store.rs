@@ -8,7 +8,11 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use quorumkv_api::{CLIENT_PORT, Delay, client::PeerClient};
+use quorumkv_api::{
+    CLIENT_PORT, Delay,
+    client::PeerClient,
+    tls::{Authorities, ClientTls, PeerName},
+};
 pub use quorumkv_inspect::compare::Replica;
 
 use super::{
@@ -126,7 +130,7 @@ impl Store {
         peer_url: String,
         options: &TargetOptions,
     ) -> anyhow::Result<Self> {
-        let client = PeerClient::new(options.peer_token.clone(), ANSWER_LIMIT).context("an HTTP client")?;
+        let (client, peer_url) = peer(options, peer_url)?;
         Ok(Self {
             description,
             replicas: replicas(leader, followers),
@@ -179,6 +183,19 @@ impl Store {
             _kept: Kept::Tunnels { _tunnels: std::iter::once(service).chain(pods).collect() },
         })
     }
+}
+
+/// A client for the leader's peer port, and its URL: with TLS that begins with https.
+fn peer(options: &TargetOptions, url: String) -> anyhow::Result<(PeerClient, String)> {
+    let token = options.peer_token.clone();
+    let (Some(file), Some(name)) = (&options.peer_ca, &options.peer_name) else {
+        return Ok((PeerClient::new(token, ANSWER_LIMIT).context("an HTTP client")?, url));
+    };
+    let pem = std::fs::read(file).with_context(|| format!("--peer-ca {}", file.display()))?;
+    let authorities = Authorities::parse(&pem).with_context(|| format!("--peer-ca {}", file.display()))?;
+    let name = PeerName::parse(name).context("--peer-name")?;
+    let client = PeerClient::secured(token, ANSWER_LIMIT, ClientTls::new(name, &authorities));
+    Ok((client, url.replacen("http://", "https://", 1)))
 }
 
 fn followers_text(count: usize) -> String {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::{
     Storage,
+    certificates::Certificates,
     ports::PortBlock,
     programs,
     running::{Launch, Process, print_on_failure},
@@ -36,6 +37,8 @@ pub struct LabOptions {
     pub log_entries: Option<u32>,
     /// Token of the peer ports.
     pub peer_token: Option<String>,
+    /// What the peer ports speak TLS with.
+    pub certificates: Option<Certificates>,
     /// Where the nodes keep their data.
     pub storage: Storage,
     /// More variables of single nodes: which one, name and value.
@@ -51,6 +54,7 @@ impl Default for LabOptions {
             write_timeout: Duration::from_secs(5),
             log_entries: None,
             peer_token: None,
+            certificates: None,
             storage: Storage::Memory,
             variables: Vec::new(),
         }
@@ -64,6 +68,8 @@ pub struct Lab {
     ports: PortBlock,
     client: LabClient,
     peer: PeerClient,
+    /// Scheme of peer URLs.
+    scheme: &'static str,
     /// Holds logs and data; goes last.
     _folder: TempDir,
 }
@@ -97,8 +103,13 @@ impl Lab {
             environment: environment(options, &ports, index, folder.path()),
         };
         let nodes = (0..=options.followers).map(|index| Process::new(launch(index), folder.path())).collect();
-        let peer = PeerClient::new(options.peer_token.clone(), Duration::from_secs(10)).context("an HTTP client")?;
-        Ok(Self { nodes, ports, client: LabClient::new(Duration::from_secs(10))?, peer, _folder: folder })
+        let (token, limit) = (options.peer_token.clone(), Duration::from_secs(10));
+        let peer = match &options.certificates {
+            None => PeerClient::new(token, limit).context("an HTTP client")?,
+            Some(certificates) => certificates.client(token, limit),
+        };
+        let scheme = scheme(options);
+        Ok(Self { nodes, ports, client: LabClient::new(Duration::from_secs(10))?, peer, scheme, _folder: folder })
     }
 
     /// Indices of all nodes.
@@ -127,7 +138,7 @@ impl Lab {
     /// Peer URL of a node.
     #[must_use]
     pub fn peer_url(&self, index: usize) -> String {
-        peer_url(&self.ports, index)
+        peer_url(self.scheme, &self.ports, index)
     }
 
     /// Metrics URL of a node.
@@ -260,8 +271,12 @@ fn client_url(ports: &PortBlock, index: usize) -> String {
     format!("http://127.0.0.1:{}", ports.port(index))
 }
 
-fn peer_url(ports: &PortBlock, index: usize) -> String {
-    format!("http://127.0.0.1:{}", ports.port(10 + index))
+fn scheme(options: &LabOptions) -> &'static str {
+    if options.certificates.is_some() { "https" } else { "http" }
+}
+
+fn peer_url(scheme: &str, ports: &PortBlock, index: usize) -> String {
+    format!("{scheme}://127.0.0.1:{}", ports.port(10 + index))
 }
 
 fn metrics_port(ports: &PortBlock, index: usize) -> u16 {
@@ -270,8 +285,8 @@ fn metrics_port(ports: &PortBlock, index: usize) -> u16 {
 
 /// Only the leader is told of settings and followers, as in the lab's compose file.
 fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &Path) -> Vec<(String, String)> {
-    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, peer_token, storage, variables: more } =
-        options;
+    let LabOptions { followers, write_quorum, delay, write_timeout, log_entries, .. } = options;
+    let LabOptions { peer_token, certificates, storage, variables: more, .. } = options;
     let followers = 1..=*followers;
     let mut variables = vec![
         ("BIND_ADDRESS", "127.0.0.1".to_owned()),
@@ -283,12 +298,12 @@ fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &P
         ("NODE_TYPE", if index == 0 { "leader" } else { "follower" }.to_owned()),
     ];
     if index == 0 {
-        let list = |url: fn(&PortBlock, usize) -> String| {
+        let list = |url: &dyn Fn(&PortBlock, usize) -> String| {
             followers.clone().map(|index| url(ports, index)).collect::<Vec<_>>().join(",")
         };
         variables.extend([
-            ("FOLLOWERS", list(client_url)),
-            ("FOLLOWER_PEERS", list(peer_url)),
+            ("FOLLOWERS", list(&client_url)),
+            ("FOLLOWER_PEERS", list(&|ports, index| peer_url(scheme(options), ports, index))),
             ("WRITE_QUORUM", write_quorum.to_string()),
             ("MIN_DELAY", delay.min.as_secs_f64().to_string()),
             ("MAX_DELAY", delay.max.as_secs_f64().to_string()),
@@ -301,6 +316,7 @@ fn environment(options: &LabOptions, ports: &PortBlock, index: usize, folder: &P
     }
     variables.extend(log_entries.map(|entries| ("LOG_ENTRIES", entries.to_string())));
     variables.extend(peer_token.clone().map(|token| ("PEER_TOKEN", token)));
+    variables.extend(certificates.iter().flat_map(Certificates::environment));
     let more = more.iter().filter(|(node, ..)| *node == index);
     variables.extend(more.map(|(_, name, value)| (*name, value.clone())));
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -26,7 +26,7 @@ const OPERATOR: [(&str, &[&str]); 10] = [
     ("apps/statefulsets", &["get", "list", "watch", "create", "patch"]),
     ("/services", &["get", "list", "watch", "create", "patch"]),
     ("policy/poddisruptionbudgets", &["get", "list", "watch", "create", "patch"]),
-    ("/secrets", &["get", "create"]),
+    ("/secrets", &["get", "create", "update"]),
     ("/pods", &["get", "list", "watch", "patch", "delete"]),
     ("/pods/status", &["patch"]),
     ("/persistentvolumeclaims", &["get", "list", "watch", "patch"]),

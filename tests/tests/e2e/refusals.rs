@@ -31,6 +31,8 @@ pub(crate) async fn wrong_specs_are_refused_with_what_to_change(world: &World) -
             "supported values: \"Retain\", \"Delete\"",
         ),
         (json!({"hibernated": true}), "hibernated needs storage.type Persistent"),
+        (json!({"tls": {}}), "tls needs either secretName"),
+        (json!({"tls": {"secretName": "s", "selfSigned": true}}), "tls needs either secretName"),
         (json!({"storage": {"type": "Tape"}}), "supported values: \"Memory\", \"Persistent\""),
         (json!({"writeQorum": 3}), "unknown field \"spec.writeQorum\""),
     ] {
@@ -57,6 +59,7 @@ pub(crate) async fn changes_that_cannot_be_made_are_refused(world: &World) -> an
         (json!({"hibernated": true}), "hibernated needs storage.type Persistent"),
         (json!({"followers": 6}), "followers cannot be changed in this release"),
         (json!({"writeQuorum": 6}), "writeQuorum is above followers"),
+        (json!({"tls": {"selfSigned": true}}), "tls cannot be changed"),
         (json!({"writeTimeout": "100ms"}), "delay.max must be below writeTimeout"),
     ] {
         // Not a dry run: it must not get through.

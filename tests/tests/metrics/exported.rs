@@ -56,6 +56,7 @@ fn node_text() -> anyhow::Result<String> {
     let route = metrics.requests.route(Port::Client, &Method::POST, "/set");
     route.observe(StatusCode::OK, Duration::from_millis(1));
     metrics.connections.of(Port::Client).ended(Ended::idle);
+    metrics.certificates_loaded();
     let follower = FollowerState {
         node: "demo-1".into(),
         storage_id: None,

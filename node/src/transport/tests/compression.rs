@@ -34,7 +34,8 @@ async fn stream(leader_compression: Compression, follower_compression: Compressi
     let ((leader, mut at_leader), (follower, mut received)) = (driver(), driver());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let peer_url = format!("http://{}", listener.local_addr().expect("a port"));
-    let port = PeerPort { driver: follower.clone(), token: Token::new(None), compression: follower_compression };
+    let port =
+        PeerPort { driver: follower.clone(), token: Token::new(None), compression: follower_compression, tls: None };
     tokio::spawn(async move { axum::serve(listener, router(port)).await });
 
     let address = PeerAddress { node: "n1".into(), client_url: String::new(), peer_url };
