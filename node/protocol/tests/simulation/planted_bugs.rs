@@ -28,6 +28,12 @@ const SEEDS: u64 = 5000;
 #[case(Bug::AcceptWithoutPromise, 2797)]
 #[case(Bug::CountByName, 2029)]
 #[case(Bug::LeaseOnSmallerQuorum, 863)]
+#[case(Bug::JoinUnrecorded, 1)]
+#[case(Bug::LeaveUncovered, 1)]
+#[case(Bug::CoveredByLeaver, 1)]
+#[case(Bug::CountLeaver, 1)]
+#[case(Bug::IgnoreKnownQuorum, 1)]
+#[case(Bug::IgnoreConfigurationNumber, 1)]
 fn a_planted_bug_is_caught(#[case] bug: Bug, #[case] caught_before: u64) {
     plant(Some(bug));
     let caught = std::iter::once(caught_before).chain(1..=SEEDS).find_map(|seed| {
