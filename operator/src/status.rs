@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use quorumkv_api::{NodeId, Settings, settings::format_duration};
+use quorumkv_api::{NodeId, Settings, peer::NodeChange, settings::format_duration};
 use quorumkv_protocol::election::Shortfall;
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use crate::{
     decide::{self, Leadership, Presence, Roll, Situation},
     manage::Pass,
     pause,
+    scale::Scale,
     validate::Store,
 };
 
@@ -79,8 +80,16 @@ pub fn summarize(store: &Store, pass: &Pass) -> Summary {
         quorum_available,
         leader: leader.map(|state| state.node.clone()),
         ready_followers: decide::ready_followers(&situation),
-        followers: store.followers(),
+        followers: applied_followers(&situation),
         applied,
+    }
+}
+
+/// As many as are on record: one that joins is none yet.
+fn applied_followers(situation: &Situation<'_>) -> usize {
+    match situation.record.membership.nodes {
+        0 => situation.store.followers(),
+        nodes => nodes - 1,
     }
 }
 
@@ -91,7 +100,7 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
     let connected = leader.followers.iter().filter(|follower| follower.connected && follower.counted).count();
     let needed = usize::from(settings.write_quorum.0);
     let message =
-        format!("{connected} of {} followers can confirm writes, {needed} are needed", situation.store.followers());
+        format!("{connected} of {} followers can confirm writes, {needed} are needed", applied_followers(situation));
     if connected >= needed {
         // The number of connected followers is left to readyFollowers: this message shall not change with it.
         return Verdict::new(true, "EnoughFollowers", format!("Enough followers can confirm writes, {needed} needed"));
@@ -99,7 +108,7 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
     Verdict::new(false, "TooFewFollowers", message)
 }
 
-/// Followers that are not yet what they should be, each with what it lacks.
+/// Followers that are not yet what they should be, each with what it lacks. One that joins or leaves is not missed.
 fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
     let Some(leader) = situation.leader_state() else { return Vec::new() };
     let lacks = |name: &NodeId| {
@@ -119,7 +128,9 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
             _ => Some("is not connected to the leader"),
         }
     };
-    let followers = situation.store.nodes.iter().filter(|name| **name != leader.node);
+    let change = situation.record.membership.change.as_ref();
+    let changes = |name: &NodeId| change.is_some_and(|change| change.node() == name);
+    let followers = situation.store.nodes.iter().filter(|name| **name != leader.node && !changes(name));
     followers.filter_map(|name| lacks(name).map(|what| format!("{name} {what}"))).collect()
 }
 
@@ -153,7 +164,7 @@ fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict
         return Verdict::new(false, "QuorumUnavailable", quorum.message.clone());
     }
     if applied != Some(store.settings) {
-        return Verdict::new(false, "SettingsPending", pending(pass));
+        return Verdict::new(false, "SettingsPending", pending(store, pass));
     }
     if unready.is_empty() {
         return Verdict::new(true, "AllFollowersReady", "The leader accepts writes and every follower is caught up");
@@ -161,11 +172,31 @@ fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict
     Verdict::new(true, "SomeFollowersNotReady", format!("The leader accepts writes; {}", unready.join(", ")))
 }
 
-fn pending(pass: &Pass) -> String {
+fn pending(store: &Store, pass: &Pass) -> String {
+    let quorum = store.settings.write_quorum;
     match &pass.settings_refusal {
         Some(reason) => format!("The leader does not take the new settings yet: {reason}"),
+        None if decide::wanted_settings(&pass.situation(store)).write_quorum != quorum => {
+            format!("writeQuorum {quorum} waits for that many followers")
+        }
         None => "The new settings are not committed yet".to_owned(),
     }
+}
+
+/// How far the number of followers is from what the spec wants, and what is done about it.
+fn scaling(store: &Store, pass: &Pass) -> String {
+    let (followers, wanted) = (applied_followers(&pass.situation(store)), store.wanted.saturating_sub(1));
+    let step = match &pass.scale {
+        Scale::Begin(NodeChange::Joining(node)) | Scale::UnderWay(NodeChange::Joining(node)) => format!("{node} joins"),
+        Scale::Begin(NodeChange::Leaving(node)) | Scale::UnderWay(NodeChange::Leaving(node)) => format!("{node} leaves"),
+        Scale::Finish { change: NodeChange::Joining(node), .. } => format!("{node} has joined"),
+        Scale::Finish { change: NodeChange::Leaving(node), .. } => format!("{node} has left"),
+        Scale::GiveUp(change) => format!("{} stays as it was", change.node()),
+        Scale::HandOver(node) => format!("{node} takes over from a leader that is to leave"),
+        Scale::Wait(hindrance) => format!("waiting: {hindrance}"),
+        Scale::Done => "done".to_owned(),
+    };
+    format!("{followers} of {wanted} followers; {step}")
 }
 
 fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &[String]) -> Verdict {
@@ -175,7 +206,10 @@ fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &
             Verdict::new(true, "Electing", "A leader is being elected")
         }
         Leadership::Settling => Verdict::new(true, "LeaderSettling", "A new leader takes over"),
-        Leadership::Active if applied != Some(store.settings) => Verdict::new(true, "SettingsPending", pending(pass)),
+        Leadership::Active if pass.scale != Scale::Done => Verdict::new(true, "Scaling", scaling(store, pass)),
+        Leadership::Active if applied != Some(store.settings) => {
+            Verdict::new(true, "SettingsPending", pending(store, pass))
+        }
         Leadership::Active if pass.roll != Roll::Done => {
             let outdated = pass.nodes.iter().filter(|view| view.outdated).map(|view| view.address.node.0.as_str());
             let names = outdated.collect::<Vec<_>>().join(", ");
@@ -220,6 +254,7 @@ impl DerivedStatus {
             leader: _,
             last_leader: _,
             members: _,
+            configuration: _,
             followers,
             ready_followers,
             followers_ready,

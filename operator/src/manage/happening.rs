@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quorumkv_api::{Epoch, NodeId, Settings};
+use quorumkv_api::{Epoch, NodeId, Settings, peer::NodeChange};
 
 use crate::{decide::ElectionReason, reason::Reason, switchover::Refusal};
 
@@ -50,6 +50,36 @@ pub enum Happening {
         /// Whose.
         node: NodeId,
     },
+    /// A node shall be one of the store's.
+    NodeJoining {
+        /// Who.
+        node: NodeId,
+    },
+    /// It is.
+    NodeJoined {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node shall be none of the store's.
+    NodeLeaving {
+        /// Who.
+        node: NodeId,
+    },
+    /// It is none any more.
+    NodeLeft {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node neither joins nor leaves after all.
+    ScalingGivenUp {
+        /// What does not happen.
+        change: NodeChange,
+    },
+    /// The number of nodes cannot be changed yet.
+    ScalingWaits {
+        /// Why.
+        reason: String,
+    },
     /// New settings are in force.
     SettingsApplied {
         /// Which.
@@ -77,6 +107,12 @@ impl Happening {
             Self::SwitchoverRefused { .. } => Reason::SwitchoverRefused,
             Self::SwitchoverMissed { .. } => Reason::SwitchoverMissed,
             Self::Recorded { .. } => Reason::MemberRecorded,
+            Self::NodeJoining { .. } => Reason::NodeJoining,
+            Self::NodeJoined { .. } => Reason::NodeJoined,
+            Self::NodeLeaving { .. } => Reason::NodeLeaving,
+            Self::NodeLeft { .. } => Reason::NodeLeft,
+            Self::ScalingGivenUp { .. } => Reason::ScalingGivenUp,
+            Self::ScalingWaits { .. } => Reason::ScalingWaits,
             Self::SettingsApplied { .. } => Reason::SettingsApplied,
             Self::SettingsRefused { .. } => Reason::SettingsRefused,
             Self::Reset => Reason::DataLost,
@@ -103,6 +139,12 @@ impl Happening {
                 format!("SwitchOver: {refusal}").chars().filter(char::is_ascii).take(100).collect()
             }
             Self::Recorded { node } => format!("Record-{node}"),
+            Self::NodeJoining { node } => format!("Join-{node}"),
+            Self::NodeJoined { node } => format!("Joined-{node}"),
+            Self::NodeLeaving { node } => format!("Leave-{node}"),
+            Self::NodeLeft { node } => format!("Left-{node}"),
+            Self::ScalingGivenUp { change } => format!("GiveUp-{}", change.node()),
+            Self::ScalingWaits { .. } => "Scale".to_owned(),
             Self::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
             Self::SettingsRefused { .. } => "ApplySettings".to_owned(),
             Self::Reset => "Reset".to_owned(),
@@ -125,6 +167,15 @@ impl fmt::Display for Happening {
                 write!(f, "The switchover to {wanted} was cut short; ask again when the store is Ready")
             }
             Self::Recorded { node } => write!(f, "{node} has caught up and counts from now on"),
+            Self::NodeJoining { node } => write!(f, "{node} joins: it learns, and counts once it has caught up"),
+            Self::NodeJoined { node } => write!(f, "{node} has joined and counts from now on"),
+            Self::NodeLeaving { node } => {
+                write!(f, "{node} leaves: it counts no longer, and goes once the others hold all that it was counted for")
+            }
+            Self::NodeLeft { node } => write!(f, "{node} has left"),
+            Self::ScalingGivenUp { change: NodeChange::Joining(node) } => write!(f, "{node} does not join after all"),
+            Self::ScalingGivenUp { change: NodeChange::Leaving(node) } => write!(f, "{node} stays after all"),
+            Self::ScalingWaits { reason } => write!(f, "The number of followers cannot be changed yet: {reason}"),
             Self::SettingsApplied { settings: Settings { write_quorum, delay, write_timeout } } => {
                 let timeout = quorumkv_api::settings::format_duration(*write_timeout);
                 write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")

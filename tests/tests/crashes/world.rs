@@ -121,6 +121,9 @@ impl World {
     pub(crate) fn wanted(&self) -> Store {
         Store {
             nodes: (0..NODES).map(name).collect(),
+            names: (0..NODES).map(name).collect(),
+            wanted: NODES,
+            settled: true,
             settings: *self.settings(),
             data_loss: DataLossPolicy::Halt,
             switchover_to: self.record.wish(),
