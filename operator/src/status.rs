@@ -411,6 +411,7 @@ mod tests {
     use super::*;
     use crate::{
         decide::ElectionReason,
+        scale,
         testing::{Scene, name},
     };
 
@@ -421,6 +422,7 @@ mod tests {
             leadership,
             settings_refusal: None,
             roll: Roll::Done,
+            scale: scale::scale(&scene.situation(), &Leadership::Active, &Roll::Done),
             happenings: Vec::new(),
         }
     }
@@ -429,6 +431,45 @@ mod tests {
         let mut scene = Scene::steady();
         bend(&mut scene);
         summarize(&scene.store, &pass(&scene, leadership))
+    }
+
+    #[test]
+    fn a_node_that_joins_or_leaves_is_progress_and_nothing_missing() {
+        let joining = summary(
+            |scene| {
+                scene.store.wanted = 8;
+                scene.store.nodes.push(name(6));
+                scene.record.membership = scene.record.membership.begin(NodeChange::Joining(name(6)));
+            },
+            Leadership::Active,
+        );
+        let Summary { ready, progressing, degraded, followers, .. } = joining;
+        assert_eq!([ready.holds, progressing.holds, degraded.holds], [true, true, false]);
+        assert_eq!((progressing.reason, followers), ("Scaling", 5));
+        assert!(progressing.message.contains("5 of 7 followers; n6 joins"), "{}", progressing.message);
+        let leaving = summary(
+            |scene| {
+                scene.store.wanted = 4;
+                scene.record.membership = scene.record.membership.begin(NodeChange::Leaving(name(5)));
+                scene.seen(5).counted = false;
+            },
+            Leadership::Active,
+        );
+        assert_eq!((leaving.ready.holds, leaving.degraded.holds), (true, false), "{}", leaving.ready.message);
+        assert!(leaving.progressing.message.contains("5 of 3 followers; n5 leaves"), "{}", leaving.progressing.message);
+    }
+
+    #[test]
+    fn a_quorum_of_followers_that_have_not_joined_yet_is_pending() {
+        let Summary { ready, .. } = summary(
+            |scene| {
+                scene.store.wanted = 8;
+                scene.store.settings.write_quorum = WriteQuorum(7);
+            },
+            Leadership::Active,
+        );
+        assert_eq!((ready.holds, ready.reason), (false, "SettingsPending"));
+        assert!(ready.message.contains("writeQuorum 7 waits for that many followers"), "{}", ready.message);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     decide::Leadership,
+    scale::Scale,
     testing::{Scene, api, cluster, valid_cluster},
 };
 
@@ -36,6 +37,7 @@ fn calm_pass() -> (ValidCluster, Pass) {
         leadership: Leadership::Active,
         settings_refusal: None,
         roll: Roll::Done,
+        scale: Scale::Done,
         happenings: Vec::new(),
     };
     (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
