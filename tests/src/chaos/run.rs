@@ -41,6 +41,8 @@ pub struct Summary {
     pub rounds: usize,
     /// Faults in them, by kind.
     pub faults: BTreeMap<&'static str, usize>,
+    /// Writes that clients tried.
+    pub attempted: usize,
     /// Writes that were acknowledged; none of them is lost.
     pub acked: usize,
     /// Writes of which no client knows whether they were done.
@@ -64,6 +66,7 @@ impl fmt::Display for Summary {
             setup,
             rounds,
             faults,
+            attempted: _,
             acked,
             unknown,
             reads,
@@ -184,6 +187,7 @@ pub(super) async fn strike_and_check(
         setup,
         rounds,
         faults: arena.journal().kinds(),
+        attempted: report.acked() + report.failed().count(),
         acked: report.acked(),
         unknown: report.operations.iter().filter(|operation| is_unknown(&operation.action)).count(),
         reads: report.reads(),

@@ -205,6 +205,20 @@ impl Kind {
         Ok(kubectl.arg("kvc").args(arguments))
     }
 
+    /// What `kind version` says.
+    ///
+    /// # Errors
+    /// When kind does not run.
+    pub async fn version(&self) -> Result<String, CommandError> {
+        Ok(Command::new(self.tools.join("kind")).arg("version").output().await?.trim().to_owned())
+    }
+
+    /// The folder of this checkout.
+    #[must_use]
+    pub fn repository(&self) -> &Path {
+        &self.root
+    }
+
     /// The kubeconfig of this cluster.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use quorumkv_tests::chaos::{
-    failover::TABLE_HEAD,
-    kind::{failover, run},
-    options,
+use quorumkv_tests::{
+    chaos::{
+        failover::TABLE_HEAD,
+        kind::{failover, run},
+        options,
+    },
+    kind::scenarios::Row,
 };
 
 use super::{
@@ -32,6 +35,7 @@ pub(crate) async fn faults_under_load_lose_no_acknowledged_write_and_show_no_sta
         }
     });
     for summary in summaries.await? {
+        world.row(Row::of_chaos(&summary));
         world.fact(format!("chaos on kind {summary}"));
     }
     Ok(())

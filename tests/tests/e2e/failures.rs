@@ -146,7 +146,7 @@ pub(crate) async fn a_follower_is_deleted_under_load_and_no_write_fails(world: &
         let same = before.get(&name).is_some_and(|before| before.run() == pod.run());
         ensure!(same == (name != follower), "{name} is {pod:?}, was {before:?}");
     }
-    ensure_content(store, &report).await?;
+    world.scenario("pod kill (follower)", store, &report).await?;
     world.fact(format!(
         "follower deleted at quorum 3 under load: counted again after {back:.1?}, no failed write of {}, longest gap {:.0?}",
         report.acked(),
@@ -161,7 +161,7 @@ pub(crate) async fn the_leader_is_deleted_under_load_and_no_acknowledged_write_i
     let store = world.ready_store().await?;
     let report = fail_over(store, OUTAGE_LIMIT, |leader| async move { store.delete_pod(&leader).await }).await?;
     fact(world, "leader deleted", &report);
-    Ok(())
+    world.scenario("pod kill (leader)", store, &report).await
 }
 
 pub(crate) async fn leader_and_operator_are_deleted_together_and_no_acknowledged_write_is_lost(
@@ -176,7 +176,7 @@ pub(crate) async fn leader_and_operator_are_deleted_together_and_no_acknowledged
     .await?;
     until_operator_is_up(store).await?;
     fact(world, "leader deleted and operator killed", &report);
-    Ok(())
+    world.scenario("pod kill (leader) and operator kill", store, &report).await
 }
 
 /// The pod stays, and with it for a while the label that says it leads; its memory is gone.
@@ -196,7 +196,7 @@ pub(crate) async fn a_leader_that_crashes_in_its_pod_comes_back_as_a_follower(wo
     let once = before.as_ref().map(|pod| pod.restarts + 1) == after.as_ref().map(|pod| pod.restarts);
     ensure!(same_pod && once, "{leader} is {after:?}, was {before:?}: not the same pod, restarted once");
     fact(world, "leader killed in its pod", &report);
-    Ok(())
+    world.scenario("process kill (leader)", store, &report).await
 }
 
 /// It neither ends nor answers; when it wakes up it still believes that it leads.
@@ -295,7 +295,7 @@ pub(crate) async fn pods_are_renewed_one_by_one_under_load(world: &World) -> any
     let took = began.elapsed();
     load.acked_more(WRITES, WRITES_WITHIN).await?;
     let report = load.stop().await?;
-    ensure_content(store, &report).await?;
+    world.scenario("rolling update", store, &report).await?;
     let fewest_ready = fewest_ready.into_inner();
     ensure!(fewest_ready + 1 >= before.len(), "only {fewest_ready} of {} pods were ready at a time", before.len());
     fact(world, &format!("all {} pods renewed in {took:.1?}", before.len()), &report);
@@ -335,7 +335,6 @@ async fn fail_over<Strike: Future<Output = anyhow::Result<()>>>(
     // The old leader comes back, as one of the others.
     store.until_complete(Duration::from_mins(1)).await?;
     let report = load.stop().await?;
-    ensure_content(store, &report).await?;
     let gap = report.longest_gap();
     ensure!(gap <= outage_limit, "no write was acknowledged for {gap:?}; {outage_limit:?} is allowed");
     Ok(report)

@@ -86,7 +86,9 @@ pub(crate) async fn uninstalling_the_operator_leaves_stores_at_work(world: &Worl
     let load = store.load(&service, 4).start()?;
     store.kind.helm(["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]).output().await?;
     load.acked_more(50, Duration::from_secs(30)).await?;
-    load.stop().await?.expect_no_failure()?;
+    let report = load.stop().await?;
+    report.expect_no_failure()?;
+    world.scenario("operator uninstalled", store, &report).await?;
     store.ensure_same_runs(&before).await?;
     let cluster = store.get().await.context("the KvCluster went with the operator")?;
     ensure!(cluster.metadata.deletion_timestamp.is_none(), "the KvCluster is being deleted");

@@ -50,6 +50,7 @@ pub(crate) async fn the_quorum_is_turned_under_load_without_a_failed_write(world
     }
     let report = load.stop().await?;
     check(world, store, &before, &report, &phases).await?;
+    world.scenario("quorum changed (4 times)", store, &report).await?;
     // Apart from any bound: to wait for all of five takes much longer than for one of them (3.8 times by the
     // delay alone).
     let mean = |phase: &Phase| report.latencies_between(phase.from, phase.to).mean_ms();
@@ -80,7 +81,8 @@ pub(crate) async fn the_delay_is_turned_under_load_without_a_failed_write(world:
         phases.push(phase);
     }
     let report = load.stop().await?;
-    check(world, store, &before, &report, &phases).await
+    check(world, store, &before, &report, &phases).await?;
+    world.scenario("delay changed (4 times)", store, &report).await
 }
 
 /// With the rights of the kubeconfig alone: forwarded ports, and a patch of the spec that is taken back.
@@ -124,6 +126,7 @@ pub(crate) async fn the_operator_restarts_amid_a_change_and_disturbs_nothing(wor
     let report = load.stop().await?;
     report.expect_no_failure()?;
     store.ensure_same_runs(&before).await?;
+    world.scenario("operator kill", store, &report).await?;
     world.fact(format!(
         "operator killed: the new one applied a change made meanwhile {took:.1?} later; no failed write of {}",
         report.acked()

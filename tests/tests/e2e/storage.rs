@@ -7,7 +7,6 @@ use quorumkv_tests::{kind::objects, load::Policy};
 use serde_json::json;
 
 use super::{
-    failures::ensure_content,
     store::Store,
     world::{SECOND, World},
 };
@@ -37,7 +36,7 @@ pub(crate) async fn a_persistent_store_keeps_what_it_acknowledged_when_every_pod
     load.acked_more(WRITES, Duration::from_mins(1)).await?;
     let cluster = store.until_complete(Duration::from_mins(1)).await?;
     let report = load.stop().await?;
-    ensure_content(&store, &report).await?;
+    world.scenario("pod kill (all, on volumes)", &store, &report).await?;
     let after = store.pods().await?;
     for (name, pod) in &after {
         ensure!(before.get(name).is_none_or(|old| old.uid != pod.uid), "{name} was not killed");

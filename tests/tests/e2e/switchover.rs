@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 use quorumkv_tests::{
-    history::{self, Action, Outcome},
+    history::{Action, Outcome},
     load::Policy,
     wait::until,
 };
@@ -53,7 +53,7 @@ pub(crate) async fn leadership_goes_where_it_is_asked_to_under_load(world: &Worl
     }
     let report = load.stop().await?;
     store.ensure_same_runs(&before).await?;
-    history::check_with_content(&report.operations, &store.client()?.final_values(&service.url()).await?)?;
+    world.scenario("switchover (twice)", store, &report).await?;
     let gap = report.longest_gap();
     ensure!(gap <= OUTAGE_LIMIT, "no write was acknowledged for {gap:?}; {OUTAGE_LIMIT:?} is allowed");
     // A 503 may be of unknown outcome, so the load does not repeat it; whoever is sent to another node goes there.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow, ensure};
 use futures::{FutureExt as _, future::BoxFuture};
 use libtest_mimic::Failed;
 use quorumkv_tests::{
@@ -19,12 +19,14 @@ use quorumkv_tests::{
     kind::{
         cluster::{Images, Kind},
         diagnose,
+        scenarios::{self, Row, Setting},
     },
+    load::Report,
 };
 use serde_json::json;
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-use super::store::Store;
+use super::{failures::ensure_content, store::Store};
 
 /// The kind cluster.
 const CLUSTER: &str = "quorumkv-e2e";
@@ -49,6 +51,7 @@ pub(crate) struct World {
     operator: Once<()>,
     store: Once<(Store, Duration)>,
     facts: Mutex<Vec<String>>,
+    rows: Mutex<Vec<Row>>,
     described: AtomicBool,
 }
 
@@ -62,6 +65,7 @@ impl World {
             operator: OnceCell::new(),
             store: OnceCell::new(),
             facts: Mutex::default(),
+            rows: Mutex::default(),
             described: AtomicBool::new(false),
         }));
         let shared: &'static Self = world;
@@ -106,6 +110,23 @@ impl World {
     /// Remembers a measurement, shown when all is over.
     pub(crate) fn fact(&self, text: String) {
         self.facts.lock().expect("nobody panics while holding it").push(text);
+    }
+
+    /// One line of the table of scenarios: what the clients of a load met with, now that the store is at rest again.
+    /// Fails when an acknowledged write is lost, when what clients saw is not linearizable, or when replicas differ.
+    pub(crate) async fn scenario(&self, scenario: &str, store: &Store, report: &Report) -> anyhow::Result<()> {
+        let service = store.service().await?;
+        let content = store.client()?.final_values(&service.url()).await.context("what the store holds at the end")?;
+        let row = Row::of(scenario, report, &content);
+        let lost = row.lost;
+        self.row(row);
+        ensure!(lost == 0, "{scenario}: {lost} of {} acknowledged writes are lost", report.acked());
+        ensure_content(store, report).await
+    }
+
+    /// A line of that table which was checked elsewhere.
+    pub(crate) fn row(&self, row: Row) {
+        self.rows.lock().expect("nobody panics while holding it").push(row);
     }
 
     /// The cluster, with the images loaded, without anything of an earlier run.
@@ -168,12 +189,43 @@ impl World {
         Ok(store)
     }
 
-    /// Shows what was measured, and removes the cluster unless it shall stay. Whether that succeeded.
-    pub(crate) fn end(&'static self) -> bool {
+    /// Shows what was measured, writes the table of scenarios where that is asked for, and removes the cluster unless it
+    /// shall stay. Whether that succeeded.
+    pub(crate) fn end(&'static self, all_passed: bool) -> bool {
         for fact in self.facts.lock().expect("nobody panics while holding it").iter() {
             println!("measured: {fact}");
         }
-        self.runtime.block_on(self.clean_up())
+        let rows = self.rows.lock().expect("nobody panics while holding it").clone();
+        if !rows.is_empty() {
+            println!("\n{}", scenarios::markdown(&rows));
+        }
+        self.runtime.block_on(async {
+            let written = self.write_table(&rows, all_passed).await;
+            if let Err(error) = &written {
+                println!("the table of scenarios was not written: {error:#}");
+            }
+            self.clean_up().await && written.is_ok()
+        })
+    }
+
+    /// Into the file that `QUORUMKV_E2E_TABLE` names, seen from the repository.
+    async fn write_table(&self, rows: &[Row], all_passed: bool) -> anyhow::Result<()> {
+        let Some(path) = std::env::var_os("QUORUMKV_E2E_TABLE").filter(|path| !path.is_empty()) else { return Ok(()) };
+        ensure!(all_passed, "a step failed");
+        ensure!(!rows.is_empty(), "no step measured a scenario");
+        let kind = self.kind().await?;
+        let kubernetes = kind.client.apiserver_version().await.context("ask the version of Kubernetes")?.git_version;
+        let machines = kind.machines().await?.len();
+        let versions = vec![
+            format!("quorumkv {}", env!("CARGO_PKG_VERSION")),
+            format!("Kubernetes {kubernetes}, nodes: {machines}"),
+            kind.version().await?,
+        ];
+        let path = kind.repository().join(path);
+        let text = scenarios::document(rows, &Setting::here("make e2e-table", versions));
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        println!("written: {}", path.display());
+        Ok(())
     }
 
     async fn clean_up(&self) -> bool {
