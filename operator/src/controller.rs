@@ -152,7 +152,11 @@ impl ReconcileError {
 
     /// Whether the KvCluster was deleted meanwhile, and there is nothing to be done for it.
     const fn is_gone(&self) -> bool {
-        matches!(self, Self::Apply(ApplyError::Gone) | Self::Pass(PassError::Record(RecordError::Gone)))
+        matches!(
+            self,
+            Self::Apply(ApplyError::Gone | ApplyError::Record(RecordError::Gone))
+                | Self::Pass(PassError::Record(RecordError::Gone))
+        )
     }
 
     /// Whether it belongs to a world in which others write and delete too: it is tried again, and is no failure.

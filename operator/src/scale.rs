@@ -137,12 +137,12 @@ fn goes(situation: &Situation<'_>, node: &NodeId) -> bool {
 
 /// The leader hands over to one that stays, as if a person had asked for it.
 fn hand_over(situation: &Situation<'_>) -> Scale {
-    let stays = situation.store.nodes.iter().take(situation.store.wanted);
+    let mut stays = situation.store.nodes.iter().take(situation.store.wanted);
     let ready = |node: &&NodeId| {
         let step = switchover::step(situation, &Leadership::Active, node, Duration::ZERO);
         step == switchover::Step::HandOver
     };
-    match stays.clone().find(ready) {
+    match stays.find(ready) {
         Some(node) => Scale::HandOver(node.clone()),
         None => lasting("the leader is to leave, and none of the nodes that stay could take over now"),
     }

@@ -27,6 +27,7 @@ mod e2e {
     pub(crate) mod plugin;
     pub(crate) mod quiet;
     pub(crate) mod refusals;
+    pub(crate) mod scale;
     pub(crate) mod service;
     pub(crate) mod settings;
     pub(crate) mod storage;
@@ -39,7 +40,7 @@ mod e2e {
 use std::process::ExitCode;
 
 use e2e::{
-    chaos, failures, install, isolation, page, plugin, quiet, refusals, service, settings, storage, switchover,
+    chaos, failures, install, isolation, page, plugin, quiet, refusals, scale, service, settings, storage, switchover,
     world::World,
 };
 use libtest_mimic::{Arguments, Trial};
@@ -83,6 +84,8 @@ fn main() -> ExitCode {
         failures::a_leader_that_crashes_in_its_pod_comes_back_as_a_follower,
         failures::a_leader_that_hangs_is_replaced_and_takes_nothing_back,
         failures::pods_are_renewed_one_by_one_under_load,
+        scale::fewer_followers_than_the_quorum_needs_are_refused,
+        scale::followers_come_and_go_under_load_and_no_acknowledged_write_is_lost,
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         plugin::kubectl_kvc_does_what_it_says,
