@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Scenario::Switchover,
         Scenario::CopyLost,
         Scenario::SettingsChanged,
+        Scenario::Scaled,
         Scenario::Bootstrap,
     ];
     let managers = scenarios.map(|scenario| {

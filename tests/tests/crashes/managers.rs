@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Mutex,
+    sync::{Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::{
     gate::{Fate, Late, Step, by_kind},
     manager::{End, Manager},
-    world::{Options, PATIENCE, Storage, World, name},
+    world::{NODES, Options, PATIENCE, Storage, World, name},
 };
 
 /// Pause of a store's client: many stores share the machine.
@@ -35,6 +35,7 @@ pub(crate) enum Scenario {
     CopyLost,
     SettingsChanged,
     Switchover,
+    Scaled,
 }
 
 impl Scenario {
@@ -46,6 +47,7 @@ impl Scenario {
             Self::CopyLost => &["state", "read", "replace", "members"],
             Self::SettingsChanged => &["state", "read", "members", "settings"],
             Self::Switchover => &["state", "read", "withdraw", "replace", "fence", "promote"],
+            Self::Scaled => &["state", "read", "replace", "members"],
         }
     }
 
@@ -65,7 +67,7 @@ impl Scenario {
             // Most of the time nothing happens in them.
             Self::LeaderHung => 9,
             Self::LeaderLost | Self::Switchover => 7,
-            Self::Bootstrap | Self::CopyLost | Self::SettingsChanged => 4,
+            Self::Bootstrap | Self::CopyLost | Self::SettingsChanged | Self::Scaled => 4,
         }
     }
 
@@ -87,6 +89,11 @@ impl Scenario {
                 settings.delay = Delay { min: Duration::ZERO, max: Duration::from_millis(if raised { 3 } else { 0 }) };
             }
             Self::Switchover => world.record.wish_for(name(world.followers(round)?[0])),
+            // The last node leaves, and in the next round it joins again, with the copy that it had.
+            Self::Scaled => {
+                let smaller = world.size.load(Ordering::Relaxed) == NODES;
+                world.size.store(if smaller { NODES - 1 } else { NODES }, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -215,6 +222,9 @@ impl Site {
     }
 
     async fn finish(self) -> anyhow::Result<()> {
+        if self.world.size.swap(NODES, Ordering::Relaxed) != NODES {
+            Manager::start(&self.world, Fate::Lives).await?.until_good().await?;
+        }
         self.world.check(self.load).await
     }
 }
