@@ -13,8 +13,8 @@ use quorumkv_api::{
     client::{CallError, PeerClient},
     lab::Role,
     peer::{
-        Configuration, FenceReply, FenceRequest, FollowerState, Member, MembersRequest, NodeState, PeerAddress, PeerError,
-        PromoteRequest, Refusal, SettingsEntry,
+        Configuration, FenceReply, FenceRequest, FollowerState, Member, MembersRequest, NodeState, PeerAddress,
+        PeerError, PromoteRequest, Refusal, SettingsEntry,
     },
 };
 use quorumkv_protocol::{

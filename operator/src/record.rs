@@ -134,7 +134,8 @@ impl Record {
 fn membership_in(status: &KvClusterStatus) -> Result<Membership, UnreadableRecord> {
     let Some(configuration) = &status.configuration else {
         let followers = status.followers.filter(|_| !status.members.is_empty());
-        let nodes = followers.and_then(|followers| usize::try_from(followers).ok()).map_or(0, |followers| followers + 1);
+        let nodes =
+            followers.and_then(|followers| usize::try_from(followers).ok()).map_or(0, |followers| followers + 1);
         return Ok(if nodes == 0 { Membership::default() } else { Membership::first(nodes) });
     };
     let read = || {
@@ -233,7 +234,11 @@ mod tests {
 
     #[test]
     fn a_record_of_a_release_that_could_not_scale_has_the_nodes_that_were_reported() {
-        let member = MemberStatus { name: "demo-0".into(), storage_id: StorageId::random().to_string(), role: MemberRole::Leader };
+        let member = MemberStatus {
+            name: "demo-0".into(),
+            storage_id: StorageId::random().to_string(),
+            role: MemberRole::Leader,
+        };
         let status = KvClusterStatus { members: vec![member], followers: Some(5), ..KvClusterStatus::default() };
         assert_eq!(Record::from_status(Some(&status)).expect("readable").membership, Membership::first(6));
         let unborn = KvClusterStatus { followers: Some(5), ..KvClusterStatus::default() };

@@ -188,7 +188,9 @@ fn scaling(store: &Store, pass: &Pass) -> String {
     let (followers, wanted) = (applied_followers(&pass.situation(store)), store.wanted.saturating_sub(1));
     let step = match &pass.scale {
         Scale::Begin(NodeChange::Joining(node)) | Scale::UnderWay(NodeChange::Joining(node)) => format!("{node} joins"),
-        Scale::Begin(NodeChange::Leaving(node)) | Scale::UnderWay(NodeChange::Leaving(node)) => format!("{node} leaves"),
+        Scale::Begin(NodeChange::Leaving(node)) | Scale::UnderWay(NodeChange::Leaving(node)) => {
+            format!("{node} leaves")
+        }
         Scale::Finish { change: NodeChange::Joining(node), .. } => format!("{node} has joined"),
         Scale::Finish { change: NodeChange::Leaving(node), .. } => format!("{node} has left"),
         Scale::GiveUp(change) => format!("{} stays as it was", change.node()),

@@ -74,9 +74,8 @@ async fn quorum_and_followers_changed_together_are_ordered() {
         load.acked_more(100, PATIENCE).await.expect("writes succeed");
         operator.scale(&Manifest { followers, write_quorum, ..manifest.clone() }).expect("it can be written");
         operator.whole(PATIENCE).await.expect("as many as asked for");
-        let applied = operator.leader_status("the quorum is in force", PATIENCE, |_, status| {
-            status.write_quorum.0 == write_quorum
-        });
+        let applied = operator
+            .leader_status("the quorum is in force", PATIENCE, |_, status| status.write_quorum.0 == write_quorum);
         applied.await.expect("it is possible now");
     }
     let report = load.stop().await.expect("it ends");

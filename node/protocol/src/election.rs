@@ -319,10 +319,8 @@ mod tests {
         let known_quorum = KnownQuorum { seq: Seq(7), write_quorum: WriteQuorum(1) };
         let membership = Membership { known_quorum: Some(known_quorum), ..Membership::first(5) };
         let record = Record { membership, ..record("n0") };
-        let of = |n: usize, quorum| FenceReply {
-            settings: vec![settings_at(2, quorum)],
-            ..answer(&format!("n{n}"), 1, 9)
-        };
+        let of =
+            |n: usize, quorum| FenceReply { settings: vec![settings_at(2, quorum)], ..answer(&format!("n{n}"), 1, 9) };
         let refused = elect(&record, &all(), &[of(4, 4)], &[]).expect_err("it would suffice at quorum four");
         assert!(matches!(refused, Shortfall::Recovery { counted: 1, required: 4, .. }), "{refused}");
         let raised = FenceReply { settings: vec![settings_at(8, 4)], ..of(4, 4) };

@@ -5,7 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 use quorumkv_api::{
     Epoch, NodeId, Seq, Settings, SettingsPatch,
     peer::{
-        Configuration, ConfigurationState, MembersRequest, NodeChange, PeerError, PromoteRequest, Refusal, SettingsReply,
+        Configuration, ConfigurationState, MembersRequest, NodeChange, PeerError, PromoteRequest, Refusal,
+        SettingsReply,
     },
 };
 

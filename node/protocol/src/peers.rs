@@ -164,7 +164,9 @@ impl Peers {
     }
 
     fn free_number(&self) -> u8 {
-        (0..=u8::MAX).find(|number| self.peers.iter().all(|peer| peer.number != *number)).expect("there are fewer peers")
+        (0..=u8::MAX)
+            .find(|number| self.peers.iter().all(|peer| peer.number != *number))
+            .expect("there are fewer peers")
     }
 
     /// Which peer no longer counts, for it is to be taken out.

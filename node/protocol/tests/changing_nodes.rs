@@ -101,7 +101,12 @@ impl Store {
 
     /// The names of all nodes and the change under this number; every known copy is recorded, but that of the last
     /// name where it joins.
-    fn tell(&mut self, names: &[&str], number: u64, change: Option<NodeChange>) -> (Result<NodeState, Refusal>, Effects) {
+    fn tell(
+        &mut self,
+        names: &[&str],
+        number: u64,
+        change: Option<NodeChange>,
+    ) -> (Result<NodeState, Refusal>, Effects) {
         let joins = change.as_ref().filter(|change| matches!(change, NodeChange::Joining(_)));
         let recorded = |member: &&Member| {
             names.iter().any(|name| member.name == (*name).into()) && joins.is_none_or(|it| *it.node() != member.name)

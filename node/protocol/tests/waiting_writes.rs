@@ -88,13 +88,12 @@ impl Pair {
     }
 
     fn record(&mut self, now_ms: u64, copy: &Member) -> Vec<(WriteId, WriteOutcome)> {
-        let members =
-            MembersRequest {
-                epoch: EPOCH,
-                peers: self.peers.clone(),
-                members: vec![self.own.clone(), copy.clone()],
-                configuration: Configuration::default(),
-            };
+        let members = MembersRequest {
+            epoch: EPOCH,
+            peers: self.peers.clone(),
+            members: vec![self.own.clone(), copy.clone()],
+            configuration: Configuration::default(),
+        };
         self.take(now_ms, Input::Members { request: REQUEST, members })
     }
 }

@@ -14,11 +14,7 @@ use super::{
     places::{self, Place},
     process::{Control, Keeping, Launch, Process},
 };
-use crate::{
-    decide::Presence,
-    manage::KnownNode,
-    validate::Store,
-};
+use crate::{decide::Presence, manage::KnownNode, validate::Store};
 
 /// What may be done to each process.
 pub(super) type Controls = Arc<Mutex<HashMap<NodeId, Control>>>;
@@ -84,10 +80,8 @@ impl<'a> Fleet<'a> {
 
     fn add(&self, ordinal: usize, place: Place) -> Result<(), LocalError> {
         let folder = self.root.as_ref().map(|root| {
-            data_dir::make_node(root, ordinal).map_err(|error| LocalError::DataDir {
-                directory: root.clone(),
-                reason: error.to_string(),
-            })
+            data_dir::make_node(root, ordinal)
+                .map_err(|error| LocalError::DataDir { directory: root.clone(), reason: error.to_string() })
         });
         let process = Process::start(place, folder.transpose()?, self.launch.clone(), self.keeping.clone());
         lock(&self.controls).insert(process.address.node.clone(), process.control());

@@ -19,11 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Local, LocalError,
-    fleet::Controls,
-    process::Control,
-};
+use super::{Local, LocalError, fleet::Controls, process::Control};
 use crate::{
     manage::KnownNode,
     page::{

@@ -287,15 +287,10 @@ mod tests {
 
     #[rstest]
     #[case::another_store("demo", "other", "belongs to the store \"demo\", the manifest describes \"other\"")]
-    fn the_directory_of_another_store_is_refused(
-        #[case] made_for: &str,
-        #[case] wanted: &str,
-        #[case] message: &str,
-    ) {
+    fn the_directory_of_another_store_is_refused(#[case] made_for: &str, #[case] wanted: &str, #[case] message: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         opened(folder.path(), made_for, nodes(5000)).expect("a new directory");
-        let error =
-            opened(folder.path(), wanted, nodes(5000)).expect_err("another's").to_string();
+        let error = opened(folder.path(), wanted, nodes(5000)).expect_err("another's").to_string();
         assert!(error.contains(message), "{error}");
     }
 

@@ -170,7 +170,10 @@ impl fmt::Display for Happening {
             Self::NodeJoining { node } => write!(f, "{node} joins: it learns, and counts once it has caught up"),
             Self::NodeJoined { node } => write!(f, "{node} has joined and counts from now on"),
             Self::NodeLeaving { node } => {
-                write!(f, "{node} leaves: it counts no longer, and goes once the others hold all that it was counted for")
+                write!(
+                    f,
+                    "{node} leaves: it counts no longer, and goes once the others hold all that it was counted for"
+                )
             }
             Self::NodeLeft { node } => write!(f, "{node} has left"),
             Self::ScalingGivenUp { change: NodeChange::Joining(node) } => write!(f, "{node} does not join after all"),

@@ -32,7 +32,8 @@ pub(super) async fn reshape<P: Platform>(
         Scale::Done | Scale::UnderWay(_) | Scale::Wait(_) => Ok(false),
         Scale::HandOver(node) => hand_over(platform, client, store, &node, pass, memory).await,
         Scale::Begin(change) => {
-            let begun = |record: &Record| Record { membership: record.membership.begin(change.clone()), ..record.clone() };
+            let begun =
+                |record: &Record| Record { membership: record.membership.begin(change.clone()), ..record.clone() };
             let happening = match &change {
                 NodeChange::Joining(node) => Happening::NodeJoining { node: node.clone() },
                 NodeChange::Leaving(node) => Happening::NodeLeaving { node: node.clone() },

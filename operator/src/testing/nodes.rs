@@ -13,8 +13,8 @@ use quorumkv_api::{
     NodeId, SettingsPatch,
     lab::Role,
     peer::{
-        ConfigurationState, FenceReply, FenceRequest, MembersRequest, NodeChange, NodeState, PeerError, PromoteRequest, Refusal, SettingsEntry,
-        SettingsReply,
+        ConfigurationState, FenceReply, FenceRequest, MembersRequest, NodeChange, NodeState, PeerError, PromoteRequest,
+        Refusal, SettingsEntry, SettingsReply,
     },
 };
 

@@ -103,7 +103,8 @@ impl State {
     pub(crate) fn may_fence(&self, manager: u8, number: u8) -> bool {
         let Manager::Fencing { epoch, answers, .. } = self.manager(manager) else { return false };
         self.present().any(|present| present == number)
-            && answers.iter().all(|answer| answer.node != name(number)) && self.node(number).core.state().promised < *epoch
+            && answers.iter().all(|answer| answer.node != name(number))
+            && self.node(number).core.state().promised < *epoch
     }
 
     pub(crate) fn fence(&mut self, instance: &Instance, manager: u8, number: u8) {

@@ -4,7 +4,8 @@ use quorumkv_api::{
     Delay, Epoch, NodeId, Position, SettingsPatch, WriteQuorum,
     lab::Role,
     peer::{
-        Configuration, FenceReply, Member, MembersRequest, NodeChange, NodeState, PeerAddress, PeerError, PromoteRequest,
+        Configuration, FenceReply, Member, MembersRequest, NodeChange, NodeState, PeerAddress, PeerError,
+        PromoteRequest,
     },
 };
 use quorumkv_protocol::{
