@@ -145,8 +145,7 @@ mod tests {
     fn one_that_joins_counts_when_it_has_joined_and_one_that_leaves_stays_ready_until_it_goes() {
         let mut scene = Scene::steady();
         let copy = scene.record.members.remove(5);
-        scene.record.membership =
-            Membership::first(5).begin(NodeChange::Joining(name(5)));
+        scene.record.membership = Membership::first(5).begin(NodeChange::Joining(name(5)));
         scene.seen(5).counted = false;
         assert_eq!(of(&scene, 5), Some(false), "its copy is on no record, whatever it was before");
         scene.record.members.push(copy);

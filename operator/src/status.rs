@@ -638,14 +638,18 @@ mod tests {
         let Summary { progressing, degraded, .. } = summarize(&scene.store, &pass);
         assert_eq!((progressing.holds, progressing.reason), (true, "RollingNodes"));
         assert!(degraded.message.contains("n4 is not running (ImagePullBackOff)"), "{}", degraded.message);
-        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass }).progressing;
+        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass.clone() }).progressing;
         assert_eq!((held.holds, held.reason), (false, "RollHeld"));
         assert!(held.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{held:?}");
+        scene.store.wanted = 8;
+        let scale = scale::scale(&scene.situation(), &Leadership::Active, &pass.roll);
+        let progressing = summarize(&scene.store, &Pass { scale, roll_held: true, ..pass }).progressing;
+        assert_eq!(progressing.reason, "RollHeld", "followers that wait for it are no other news");
     }
 
     #[test]
     fn a_store_that_sleeps_is_not_ready_and_nothing_is_wrong_with_it() {
-        let store = Scene::steady().store;
+        let Scene { mut store, mut record, .. } = Scene::steady();
         let known = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
         let falls = stored(&write(Some(&known), &asleep(&store, &record, HIBERNATING, "soon"), 200).expect("a change"));
         let sleeps = stored(&write(Some(&falls), &asleep(&store, &record, HIBERNATED, "now"), 300).expect("a change"));
@@ -660,6 +664,10 @@ mod tests {
         assert_eq!((of(&sleeps), ready_reason(Some(&sleeps))), (expected("False").into(), Some(HIBERNATED)));
         assert_eq!((sleeps.write_quorum, sleeps.ready_followers), (Some(3), Some(0)), "the quorum is still committed");
         assert_eq!(write(Some(&sleeps), &asleep(&store, &record, HIBERNATED, "now"), 400), None);
+        // One that was joining when the nodes stopped is none of the followers.
+        store.nodes.push(name(6));
+        record.membership = record.membership.begin(NodeChange::Joining(name(6)));
+        assert_eq!(asleep(&store, &record, HIBERNATED, "now").followers, 5);
     }
 
     #[test]

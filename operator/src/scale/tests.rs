@@ -131,7 +131,10 @@ fn nothing_changes_without_an_active_leader_or_while_nodes_are_replaced() {
     scene.store.wanted = 4;
     let wait = |leadership, roll| scale(&scene.situation(), &leadership, &roll);
     assert!(matches!(wait(Leadership::Settling, Roll::Done), Scale::Wait(Hindrance { passes: true, .. })));
-    assert!(matches!(wait(Leadership::Active, Roll::Wait(Hold::NoLeader)), Scale::Wait(Hindrance { passes: true, .. })));
+    assert!(matches!(
+        wait(Leadership::Active, Roll::Wait(Hold::NoLeader)),
+        Scale::Wait(Hindrance { passes: true, .. })
+    ));
 }
 
 #[test]
