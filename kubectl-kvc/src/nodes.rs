@@ -83,7 +83,9 @@ impl Route {
 
 /// The pods of a store, by the names that they have or will have.
 pub(crate) fn names(cluster: &KvCluster) -> Vec<String> {
-    (0..=cluster.spec.followers).map(|ordinal| format!("{}-{ordinal}", cluster.name_any())).collect()
+    let recorded = cluster.status.as_ref().and_then(|status| status.configuration.as_ref());
+    let count = recorded.map_or(cluster.spec.followers + 1, |set| set.nodes + i32::from(set.joining.is_some()));
+    (0..count).map(|ordinal| format!("{}-{ordinal}", cluster.name_any())).collect()
 }
 
 /// An HTTP client that goes through no proxy and follows nobody, and presents this token.

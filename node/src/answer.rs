@@ -172,6 +172,7 @@ fn status_of(reason: Refusal) -> StatusCode {
         Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
         Refusal::NotLeader => StatusCode::FORBIDDEN,
         Refusal::StaleEpoch
+        | Refusal::StaleConfiguration
         | Refusal::OtherLeader
         | Refusal::OtherStorage
         | Refusal::OtherProcess

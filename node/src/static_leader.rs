@@ -3,7 +3,7 @@
 //! On every start it fences itself and all FOLLOWERS, hears every one of them, takes over the best log if
 //! another node has it, and promotes itself; then it counts followers that come back with another copy once
 //! they have caught up. It records nothing anywhere: hearing every node takes the record's place, and nobody
-//! competes with it.
+//! competes with it. The set of nodes is what FOLLOWERS says: it changes with a restart only.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,11 +13,14 @@ use quorumkv_api::{
     client::{CallError, PeerClient},
     lab::Role,
     peer::{
-        FenceReply, FenceRequest, FollowerState, Member, MembersRequest, NodeState, PeerAddress, PeerError,
-        PromoteRequest, Refusal, SettingsEntry,
+        Configuration, FenceReply, FenceRequest, FollowerState, Member, MembersRequest, NodeState, PeerAddress,
+        PeerError, PromoteRequest, Refusal, SettingsEntry,
     },
 };
-use quorumkv_protocol::election::{self, Choice, Record, Shortfall};
+use quorumkv_protocol::{
+    election::{self, Choice, Record, Shortfall},
+    membership::Membership,
+};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, info, warn};
 
@@ -138,7 +141,7 @@ impl Manager {
         if !same.is_empty() {
             return Err(LeadError::SameProcess(same));
         }
-        let record = Record { nodes: answers.len(), members: Vec::new(), last_leader: None };
+        let record = Record { membership: Membership::first(answers.len()), members: Vec::new(), last_leader: None };
         let expected: Vec<NodeId> = answers.iter().map(|answer| answer.node.clone()).collect();
         let choice = election::elect(&record, &expected, &answers, std::slice::from_ref(&self.own.node))?;
         if choice.node != self.own.node {
@@ -153,6 +156,7 @@ impl Manager {
             members: choice.members,
             lease_wait_ms: u64::try_from(choice.lease_wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
             bootstrap: choice.bootstrap.then_some(self.settings),
+            configuration: Configuration::default(),
         };
         self.driver.promote(promote).await?;
         reached(Failpoint::LeadershipTaken);
@@ -247,7 +251,8 @@ impl Manager {
             }
             if let Some(members) = self.members_to_count(&state) {
                 let counted = names(&members.iter().map(|member| member.name.clone()).collect::<Vec<_>>());
-                self.driver.members(MembersRequest { epoch, peers: self.peers(), members }).await?;
+                let configuration = Configuration::default();
+                self.driver.members(MembersRequest { epoch, peers: self.peers(), members, configuration }).await?;
                 info!(counted, "copies that count changed");
             }
             if settings_due && state.ready {

@@ -63,6 +63,15 @@ pub enum ApplyError {
     /// The KvCluster was deleted meanwhile: nothing is made for it any more.
     #[error("the KvCluster is gone")]
     Gone,
+    /// What the cache says of the nodes is not what is on record.
+    #[error("{name} is not shrunk by a record that is out of date")]
+    OutOfDate {
+        /// The StatefulSet.
+        name: String,
+    },
+    /// The record could not be read before the StatefulSet is shrunk.
+    #[error(transparent)]
+    Record(RecordError),
     /// The Secret is there but holds no token.
     #[error("Secret {0} holds no token: delete it and the pods, and a new one is made")]
     NoToken(String),
@@ -117,7 +126,30 @@ pub async fn apply(
         apply_one::<Service>(client, cluster, service, seen).await?;
     }
     apply_one::<PodDisruptionBudget>(client, cluster, budget, observed.budget.as_ref()).await?;
-    apply_one::<StatefulSet>(client, cluster, nodes, observed.stateful_set.as_ref()).await
+    apply_nodes(client, cluster, nodes, observed).await
+}
+
+/// Applies the StatefulSet. It shrinks only by what is on record now, and only if it is still what was observed before
+/// the record was read: an operator that was held up must not delete the pods of nodes that have joined since. A store
+/// that sleeps has no pods and as many nodes as before.
+async fn apply_nodes(
+    client: &Client,
+    cluster: &ValidCluster,
+    nodes: &StatefulSet,
+    observed: &Observed,
+) -> Result<(), ApplyError> {
+    let replicas = |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let shrinks = |seen: &&Arc<StatefulSet>| replicas(nodes) > 0 && replicas(seen) > replicas(nodes);
+    let Some(seen) = observed.stateful_set.as_ref().filter(shrinks) else {
+        return apply_one::<StatefulSet>(client, cluster, nodes, observed.stateful_set.as_ref()).await;
+    };
+    let live = StatusRecord::new(client, cluster).record().await.map_err(ApplyError::Record)?.record;
+    if cluster.store.present(&live) != cluster.store.nodes {
+        return Err(ApplyError::OutOfDate { name: nodes.name_any() });
+    }
+    let mut nodes = nodes.clone();
+    nodes.metadata.resource_version.clone_from(&seen.metadata.resource_version);
+    apply_one::<StatefulSet>(client, cluster, &nodes, Some(seen)).await
 }
 
 /// Applies the NetworkPolicy if it differs. It is in no cache: this reads it.
@@ -396,6 +428,15 @@ impl Platform for StatusRecord {
                 "leader": new.leader,
                 "lastLeader": new.last_leader_status(),
                 "members": new.member_statuses(),
+                "configuration": new.configuration_status().map(|it| json!({
+                    "number": it.number,
+                    "nodes": it.nodes,
+                    // What is not said again would stay.
+                    "joining": it.joining,
+                    "leaving": it.leaving,
+                    "quorumSeq": it.quorum_seq,
+                    "writeQuorum": it.write_quorum,
+                })),
             },
         });
         let parameters = PatchParams::default();

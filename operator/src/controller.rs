@@ -162,18 +162,13 @@ impl ReconcileError {
         match self {
             Self::Apply(ApplyError::Foreign { .. }) => "foreign_object",
             Self::Apply(ApplyError::BeingDeleted { .. }) => "being_deleted",
-            Self::Apply(ApplyError::Gone) | Self::Pass(PassError::Record(RecordError::Gone)) => "gone",
+            Self::Apply(ApplyError::Gone) => "gone",
             Self::Apply(ApplyError::NoToken(_)) => "no_token",
-            Self::Apply(ApplyError::Kubernetes { source, .. })
-            | Self::Pass(PassError::Record(RecordError::Kubernetes(source))) => match code_of(source) {
-                Some(409) => "conflict",
-                // It understood and said no; otherwise it could not answer, and may the next time.
-                Some(400..=428 | 430..=499) => "kubernetes_refused",
-                _ => "kubernetes_unavailable",
-            },
-            Self::Pass(PassError::Record(RecordError::Conflict)) => "record_conflict",
-            Self::Pass(PassError::Record(RecordError::File(_))) => "record_file",
-            Self::Pass(PassError::Record(RecordError::Unreadable(_))) | Self::Record(_) => "record_unreadable",
+            Self::Apply(ApplyError::OutOfDate { .. }) => "record_conflict",
+            Self::Apply(ApplyError::Record(error)) => record_label(error),
+            Self::Apply(ApplyError::Kubernetes { source, .. }) => kubernetes_label(source),
+            Self::Pass(PassError::Record(error)) => record_label(error),
+            Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
             Self::Tls { .. } => "tls_secret",
             Self::Timeout => "timeout",
@@ -183,7 +178,7 @@ impl ReconcileError {
     /// Whether trying again at once is right: somebody else was faster.
     fn is_conflict(&self) -> bool {
         match self {
-            Self::Pass(PassError::Record(RecordError::Conflict)) => true,
+            Self::Pass(PassError::Record(RecordError::Conflict)) | Self::Apply(ApplyError::OutOfDate { .. }) => true,
             Self::Apply(ApplyError::Kubernetes { source, .. }) => code_of(source) == Some(409),
             _ => false,
         }
@@ -191,12 +186,35 @@ impl ReconcileError {
 
     /// Whether the KvCluster was deleted meanwhile, and there is nothing to be done for it.
     const fn is_gone(&self) -> bool {
-        matches!(self, Self::Apply(ApplyError::Gone) | Self::Pass(PassError::Record(RecordError::Gone)))
+        matches!(
+            self,
+            Self::Apply(ApplyError::Gone | ApplyError::Record(RecordError::Gone))
+                | Self::Pass(PassError::Record(RecordError::Gone))
+        )
     }
 
     /// Whether it belongs to a world in which others write and delete too: it is tried again, and is no failure.
     fn is_passing(&self) -> bool {
         self.is_conflict() || self.is_gone() || matches!(self, Self::Apply(ApplyError::BeingDeleted { .. }))
+    }
+}
+
+fn record_label(error: &RecordError) -> &'static str {
+    match error {
+        RecordError::Conflict => "record_conflict",
+        RecordError::Gone => "gone",
+        RecordError::File(_) => "record_file",
+        RecordError::Unreadable(_) => "record_unreadable",
+        RecordError::Kubernetes(source) => kubernetes_label(source),
+    }
+}
+
+fn kubernetes_label(source: &kube::Error) -> &'static str {
+    match code_of(source) {
+        Some(409) => "conflict",
+        // It understood and said no; otherwise it could not answer, and may the next time.
+        Some(400..=428 | 430..=499) => "kubernetes_refused",
+        _ => "kubernetes_unavailable",
     }
 }
 
@@ -254,7 +272,10 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
         Err(error) => return refuse(cluster, context, memory, &error.to_string()).await,
     };
     memory.refusal = None;
+    let known = Record::from_status(cluster.status.as_ref())?;
+    let mut valid = ValidCluster { store: valid.store.as_recorded(&known), ..valid };
     let observed = observe::observe(&context.caches, &valid);
+    valid.store.settled = observe::is_settled(&context.caches, &valid, &observed);
     let nodes = observe::known_nodes(&valid, &observed);
     let stage = hibernation::stage(&valid, &observed, memory.sleep.as_ref().is_some_and(sleep::Falling::is_told));
     let stage = sleep::unless_held(cluster, context, &observed, stage, memory).await;
@@ -264,7 +285,6 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     look_after_policy(context, &valid, memory).await?;
     let wanted = as_it_shall_be(&valid, &observed, stage.is_stopped());
     apply::apply(&context.client, &valid, &build::objects(&wanted), &observed).await?;
-    let known = Record::from_status(cluster.status.as_ref())?;
     let platform = StatusRecord::new(&context.client, &valid);
     let site = Site { cluster, context, valid: &valid, observed: &observed, platform: &platform };
     match stage {

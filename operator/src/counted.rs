@@ -8,7 +8,8 @@
 //! counted, at the start of a store as well: an election needs no pod to be Ready, and nodes find each other by a
 //! Service that names them before they are. It becomes false again when the process has ended in its pod, or when
 //! another one there has another copy. What cannot be told leaves it as it is: without an operator, without a leader
-//! and while a node does not answer, pods stay as ready as they say they are.
+//! and while a node does not answer, pods stay as ready as they say they are. So does the pod of a node that leaves the
+//! store, until it goes: it is no longer counted, and what it holds may still be needed.
 
 use std::collections::BTreeMap;
 
@@ -89,6 +90,8 @@ mod tests {
     use std::sync::Arc;
 
     use http::Method;
+    use quorumkv_api::peer::NodeChange;
+    use quorumkv_protocol::membership::Membership;
     use serde_json::json;
 
     use super::*;
@@ -136,6 +139,23 @@ mod tests {
         assert_eq!(of(&scene, 3), None, "it does not answer, which says nothing of its copy");
         scene.nodes[3].presence = Presence::NotRunning;
         assert_eq!(of(&scene, 3), Some(false));
+    }
+
+    #[test]
+    fn one_that_joins_counts_when_it_has_joined_and_one_that_leaves_stays_ready_until_it_goes() {
+        let mut scene = Scene::steady();
+        let copy = scene.record.members.remove(5);
+        scene.record.membership = Membership::first(5).begin(NodeChange::Joining(name(5)));
+        scene.seen(5).counted = false;
+        assert_eq!(of(&scene, 5), Some(false), "its copy is on no record, whatever it was before");
+        scene.record.members.push(copy);
+        scene.record.membership = Membership { nodes: 6, change: None, ..scene.record.membership };
+        assert_eq!(of(&scene, 5), None, "recorded, and the leader does not know yet");
+        scene.seen(5).counted = true;
+        assert_eq!(of(&scene, 5), Some(true));
+        scene.record.membership = scene.record.membership.begin(NodeChange::Leaving(name(5)));
+        scene.seen(5).counted = false;
+        assert_eq!(of(&scene, 5), None, "its pod goes when it may");
     }
 
     #[test]

@@ -28,6 +28,11 @@ use serde::{Deserialize, Serialize};
     category = "all",
     namespaced,
     status = "KvClusterStatus",
+    scale(
+        spec_replicas_path = ".spec.followers",
+        status_replicas_path = ".status.followers",
+        label_selector_path = ".status.selector"
+    ),
     derive = "PartialEq",
     cel,
     doc = "A replicated key-value store: one leader and some followers. A write is acknowledged once writeQuorum followers hold it.",
@@ -43,9 +48,6 @@ use serde::{Deserialize, Serialize};
 )]
 #[x_kube(
     validation = quorum_rule(),
-    validation = Rule::new("self.followers == oldSelf.followers")
-        .message("followers cannot be changed in this release: create another KvCluster with the number you want and copy the data")
-        .field_path(".followers"),
     validation = delay_below_timeout_rule(),
     validation = Rule::new("!self.hibernated || self.storage.type == 'Persistent'")
         .message("hibernated needs storage.type Persistent: a store in memory would lose everything that it holds")
@@ -64,7 +66,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterSpec {
-    /// Number of followers, 1 to 9. The store has one node more: the leader.
+    /// Number of followers, 1 to 9. The store has one node more: the leader. Can be changed while the store runs, also
+    /// by `kubectl scale`; not below writeQuorum.
     #[serde(default = "default_followers")]
     #[x_kube(
         validation = Rule::new("self >= 1 && self <= 9").message("followers must be 1 to 9")
@@ -302,7 +305,7 @@ impl ImagePullPolicy {
 
 /// What the operator reports, and what it must remember to never lose a write.
 ///
-/// `epoch`, `leader`, `lastLeader` and `members` are the memory: they change by compare-and-swap only.
+/// `epoch`, `leader`, `lastLeader`, `members` and `configuration` are the memory: they change by compare-and-swap only.
 /// Everything else is derived from what the nodes say. Nothing here moves with every write.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -329,7 +332,11 @@ pub struct KvClusterStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub members: Vec<MemberStatus>,
 
-    /// Number of followers.
+    /// How many nodes recoveries count on, and which one joins or leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
+
+    /// Number of followers, as applied: one that joins is none yet, one that leaves still is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followers: Option<i32>,
 
@@ -380,6 +387,28 @@ pub struct RecordedCopy {
     pub name: String,
     /// Identity of the copy; a node that lost its disk or memory has another one.
     pub storage_id: String,
+}
+
+/// The recorded set of nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationStatus {
+    /// Higher with every step of a change; leaders refuse lower ones.
+    pub number: i64,
+    /// Followers plus one.
+    pub nodes: i32,
+    /// The pod that learns, to be one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<String>,
+    /// The pod that is counted no longer, to be none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<String>,
+    /// Place in the log of the quorum that was known committed when a pod last left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum_seq: Option<i64>,
+    /// That quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_quorum: Option<i32>,
 }
 
 /// A copy that counts.
@@ -490,7 +519,7 @@ fn duration_rule(field: &str, example: &str) -> Rule {
 /// The message names no numbers: the API server estimates an expression that prints an integer as too costly.
 fn quorum_rule() -> Rule {
     Rule::new("self.writeQuorum <= self.followers")
-        .message("writeQuorum is above followers: lower writeQuorum to the number of followers or less")
+        .message("writeQuorum is above followers: lower writeQuorum to the number of followers or less, or keep more followers")
         .field_path(".writeQuorum")
 }
 
@@ -599,7 +628,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case(json!({"followers": 5}), json!({"followers": 6}), "followers cannot be changed in this release")]
+    #[case(json!({"followers": 5}), json!({"followers": 2}), "lower writeQuorum to the number of followers or less")]
     #[case(json!({}), json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "storage.type cannot be changed")]
     #[case(
         json!({"storage": {"type": "Persistent", "size": "10Gi"}}),
@@ -625,6 +654,8 @@ mod tests {
 
     #[rstest]
     #[case(json!({"writeQuorum": 3}), json!({"writeQuorum": 5, "delay": {"max": "1s"}}))]
+    #[case(json!({"followers": 5}), json!({"followers": 9}))]
+    #[case(json!({"followers": 5}), json!({"followers": 1, "writeQuorum": 1}))]
     #[case(
         json!({"storage": {"type": "Persistent", "size": "1Gi"}}),
         json!({"storage": {"type": "Persistent", "size": "1024Mi"}})

@@ -10,7 +10,7 @@ mod roll;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use quorumkv_api::{
-    Epoch, NodeId, SettingsPatch,
+    Epoch, NodeId, Settings, SettingsPatch, WriteQuorum,
     lab::Role,
     peer::{FenceReply, Member, NodeState, PeerAddress},
 };
@@ -144,6 +144,8 @@ pub enum ElectionReason {
     Renewal,
     /// A person wants another node to lead.
     Switchover,
+    /// The leader is to leave the store.
+    Scaling,
 }
 
 impl fmt::Display for ElectionReason {
@@ -157,6 +159,7 @@ impl fmt::Display for ElectionReason {
             Self::LeaderSilent => "the leader does not answer",
             Self::Renewal => "the leader is to be renewed",
             Self::Switchover => "a switchover was asked for",
+            Self::Scaling => "the leader is to leave the store",
         })
     }
 }
@@ -274,7 +277,8 @@ pub fn preference(situation: &Situation<'_>) -> Vec<NodeId> {
         situation.node(name).is_some_and(|view| view.presence == Presence::Running && view.state.is_some())
     };
     let mut names: Vec<NodeId> = situation.store.nodes.iter().filter(stays).cloned().collect();
-    names.sort_by_key(|name| situation.node(name).is_some_and(|view| view.outdated));
+    let goes = |name: &NodeId| situation.store.names.iter().skip(situation.store.wanted).any(|other| other == name);
+    names.sort_by_key(|name| (goes(name), situation.node(name).is_some_and(|view| view.outdated)));
     names
 }
 
@@ -288,7 +292,7 @@ pub fn next_epoch(situation: &Situation<'_>, recorded: Epoch) -> Epoch {
 /// The members with every learner that caught up with this epoch's leader, if that changes anything.
 ///
 /// A learner is a node whose copy is not the recorded one: its disk or memory was lost. It is recorded
-/// first and counted by the leader afterwards.
+/// first and counted by the leader afterwards. A node that joins or leaves is [`crate::scale`]'s.
 #[must_use]
 pub fn membership(situation: &Situation<'_>) -> Option<Vec<Member>> {
     let leader = situation.leader_state()?;
@@ -296,7 +300,9 @@ pub fn membership(situation: &Situation<'_>) -> Option<Vec<Member>> {
     for follower in &leader.followers {
         let Some(storage_id) = follower.storage_id else { continue };
         let learned = Member { name: follower.node.clone(), storage_id };
-        if !follower.caught_up || members.contains(&learned) || !situation.store.nodes.contains(&learned.name) {
+        let changes = situation.record.membership.change.as_ref().is_some_and(|it| *it.node() == learned.name);
+        let stays = situation.store.nodes.contains(&learned.name) && !changes;
+        if !follower.caught_up || members.contains(&learned) || !stays {
             continue;
         }
         members.retain(|member| member.name != learned.name);
@@ -308,11 +314,27 @@ pub fn membership(situation: &Situation<'_>) -> Option<Vec<Member>> {
     (members != recorded).then_some(members)
 }
 
+/// The settings that shall be in force now: those of the spec, except that a quorum for which there are too few
+/// followers yet waits until they have joined.
+#[must_use]
+pub fn wanted_settings(situation: &Situation<'_>) -> Settings {
+    let Situation { store, record, .. } = situation;
+    let wanted = store.settings;
+    let membership = &record.membership;
+    let followers = membership.nodes.saturating_sub(1 + usize::from(membership.leaving().is_some()));
+    if membership.nodes == 0 || usize::from(wanted.write_quorum.0) <= followers {
+        return wanted;
+    }
+    let applied = situation.leader_state().and_then(|state| state.settings);
+    let most = WriteQuorum(u8::try_from(followers).unwrap_or(u8::MAX));
+    Settings { write_quorum: applied.map_or(most, |entry| entry.settings.write_quorum), ..wanted }
+}
+
 /// What has to change on the leader so that the wanted settings are in force.
 #[must_use]
 pub fn settings(situation: &Situation<'_>) -> Option<SettingsPatch> {
     let leader = situation.leader_state().filter(|state| state.ready)?;
-    let wanted = situation.store.settings;
+    let wanted = wanted_settings(situation);
     match leader.settings {
         None => Some(wanted.into()),
         Some(entry) if entry.settings == wanted => None,
@@ -359,7 +381,7 @@ pub fn ready_followers(situation: &Situation<'_>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use quorumkv_api::{Delay, WriteQuorum};
+    use quorumkv_api::Delay;
     use rstest::rstest;
 
     use super::*;

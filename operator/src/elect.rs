@@ -8,7 +8,7 @@ use futures::future::join_all;
 use quorumkv_api::{
     Epoch, NodeId, Settings,
     client::{CallError, PeerClient},
-    peer::{FenceReply, FenceRequest, Member, NodeState, PeerAddress, PromoteRequest},
+    peer::{Configuration, FenceReply, FenceRequest, Member, NodeState, PeerAddress, PromoteRequest},
 };
 use quorumkv_protocol::election::{self, Choice, Shortfall};
 
@@ -91,10 +91,17 @@ pub async fn run<P: Platform>(
     answers.extend(fence(client, &last, epoch).await?);
     let choice = choose(&opened.record, &answers, candidacy)?;
     let chosen = Member { name: choice.node.clone(), storage_id: choice.storage_id };
-    let named =
-        Record { epoch, leader: Some(choice.node.clone()), last_leader: Some(chosen), members: choice.members.clone() };
+    // With the first members on record the number of nodes is, too: from then on it changes one by one.
+    let named = Record {
+        epoch,
+        leader: Some(choice.node.clone()),
+        last_leader: Some(chosen),
+        members: choice.members.clone(),
+        membership: opened.record.membership_or(peers.len()),
+    };
+    let configuration = named.membership.configuration();
     let versioned = platform.replace(&opened, named).await?;
-    let state = promote(client, peers, epoch, &choice, settings).await?;
+    let state = promote(client, peers, epoch, &choice, settings, configuration).await?;
     Ok(Elected { versioned, state, lease_wait: choice.lease_wait })
 }
 
@@ -169,6 +176,7 @@ async fn promote(
     epoch: Epoch,
     choice: &Choice,
     settings: Settings,
+    configuration: Configuration,
 ) -> Result<NodeState, ElectionError> {
     let request = PromoteRequest {
         epoch,
@@ -178,6 +186,7 @@ async fn promote(
         members: choice.members.clone(),
         lease_wait_ms: u64::try_from(choice.lease_wait.as_millis()).unwrap_or(u64::MAX),
         bootstrap: choice.bootstrap.then_some(settings),
+        configuration,
     };
     let node = choice.node.clone();
     let peer = peers.iter().find(|peer| peer.node == node).expect("only nodes of the store are fenced");

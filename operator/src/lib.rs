@@ -1,7 +1,7 @@
 //! The quorumkv operator.
 //!
 //! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
-//! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`]), [`build`] the objects, [`apply`] what differs, and
+//! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`], another number of nodes [`scale`]), [`build`] the objects, [`apply`] what differs, and
 //! derive the [`status`]. What must never be forgotten is the [`record`]; what people are told are events with a [`reason`].
 //! A person may [`pause`] it. [`local`] runs the same decisions
 //! over child processes instead of pods. Either way [`page`] shows it to people.
@@ -25,6 +25,7 @@ pub mod quantity;
 pub mod reason;
 pub mod record;
 pub mod run;
+pub mod scale;
 pub mod status;
 pub mod switchover;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 //! in process groups of their own and are stopped by their parent; the kernel kills them if that is killed.
 
 mod data_dir;
+mod fleet;
 mod manifest;
 mod page;
 mod places;
@@ -32,18 +33,20 @@ use tokio_util::sync::CancellationToken;
 pub use self::page::PageAt;
 use self::{
     data_dir::{DataDir, DataDirError},
+    fleet::Fleet,
     manifest::{Manifest, ManifestError},
     page::Desk,
     places::{Names, Place, places},
-    process::{Keeping, Launch, Process},
+    process::{Keeping, Launch},
     record::{LocalRecord, RecordFileError},
 };
 use crate::{
     crd::StorageKind,
     decide::BOOTSTRAP_PATIENCE,
-    manage::{self, ANSWER_TIMEOUT, KnownNode, Memory, Pass, PassError},
+    manage::{self, ANSWER_TIMEOUT, Memory, Pass, PassError},
     record::{Platform, RecordError},
     status::{self, Summary},
+    validate::Store,
 };
 
 /// Pause after a record could not be written.
@@ -61,8 +64,8 @@ pub struct LocalArgs {
     /// Peer port of the first node; the others take the ports after it
     #[arg(long, default_value_t = quorumkv_api::PEER_PORT)]
     pub peer_port: u16,
-    /// IPv4 addresses of the nodes, comma-separated, one for each: it listens there, and dials the others from
-    /// there [default: 127.0.0.1 for all]
+    /// IPv4 addresses of the nodes, comma-separated, one for each, also for those that may join later: it listens
+    /// there, and dials the others from there [default: 127.0.0.1 for all]
     #[arg(long, value_delimiter = ',')]
     pub hosts: Vec<Ipv4Addr>,
     /// With storage type Persistent: the directory that holds the record and each node's data; made if need be
@@ -174,27 +177,22 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     let named = |error: ManifestError| LocalError::Manifest { file: args.file.clone(), reason: error.to_string() };
     let manifest = manifest::read(&args.file, &Names::of(&args)).map_err(named)?;
     let launch = Launch { binary: node_binary(&args)?, token: random_token(), log_level: args.log_level.clone() };
-    let places = places(&args, &manifest.store)?;
+    let directory = data_dir(&args, &manifest)?;
+    let root = directory.as_ref().map(|directory| directory.root().to_owned());
+    let platform = open_record(directory, &manifest)?;
+    let recorded = platform.record().await.map_err(PassError::Record)?.record;
+    let places = places(&args, &manifest.store.as_recorded(&recorded))?;
     let ports: Vec<u16> = places.iter().flat_map(|place| [place.port, place.peer_port]).collect();
     let bound = page::bind(args.page, &ports)?;
-    let directory = data_dir(&args, &manifest)?;
     let client = PeerClient::new(Some(launch.token.clone()), ANSWER_TIMEOUT)
         .map_err(|error| LocalError::Client(Box::new(error)))?;
     let mut stop_signals = StopSignals::new()?;
 
     let (lines, printed) = mpsc::channel(64);
     let keeping = Keeping { stop: CancellationToken::new(), changed: Arc::new(Notify::new()), lines };
-    let root = directory.as_ref().map(|directory| directory.root().to_owned());
-    let folders: Vec<Option<PathBuf>> =
-        (0..places.len()).map(|ordinal| directory.as_ref().map(|directory| directory.node(ordinal))).collect();
-    let platform = open_record(directory, &manifest)?;
     introduce(&args, &manifest, &places, root.as_deref(), &bound.place);
-    let processes: Vec<Process> = places
-        .into_iter()
-        .zip(folders)
-        .map(|(place, folder)| Process::start(place, folder, launch.clone(), keeping.clone()))
-        .collect();
-    let (desk, page) = page::serve(bound, &manifest.name, &args.file, &processes, &keeping.stop);
+    let fleet = Fleet::start(&args, launch, keeping.clone(), root, places)?;
+    let (desk, page) = page::serve(bound, &manifest.name, &args.file, fleet.controls(), &keeping.stop);
     let (changes, changed) = mpsc::channel(1);
     let watching = tokio::spawn(manifest::watch(args.file.clone(), Names::of(&args), changes));
     let local = Local {
@@ -203,7 +201,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
         args: &args,
         client,
         manifest,
-        processes: &processes,
+        fleet: &fleet,
         memory: Memory::default(),
         platform: &platform,
         desk,
@@ -215,7 +213,7 @@ pub async fn run(args: LocalArgs) -> Result<(), LocalError> {
     say("stopping");
     watching.abort();
     keeping.stop.cancel();
-    futures::future::join_all(processes.into_iter().map(Process::stopped)).await;
+    fleet.stopped().await;
     if let Some(page) = page {
         page.await.ok();
     }
@@ -240,7 +238,7 @@ fn data_dir(args: &LocalArgs, manifest: &Manifest) -> Result<Option<DataDir>, Lo
         StorageKind::Memory => Ok(None),
         StorageKind::Persistent => {
             let directory = args.data_dir.clone().unwrap_or_else(|| data_dir::default_for(&args.file, manifest));
-            let locked = DataDir::lock(&directory, manifest.store.nodes.len());
+            let locked = DataDir::lock(&directory);
             let failed = |error: DataDirError| LocalError::DataDir { directory, reason: error.to_string() };
             locked.map(Some).map_err(failed)
         }
@@ -251,7 +249,7 @@ fn open_record(directory: Option<DataDir>, manifest: &Manifest) -> Result<LocalR
     let Some(directory) = directory else { return Ok(LocalRecord::default()) };
     let file = directory.record();
     let failed = |error: RecordFileError| LocalError::Record { file, reason: error.to_string() };
-    LocalRecord::kept_in(directory, manifest.name.clone(), manifest.store.nodes.clone()).map_err(failed)
+    LocalRecord::kept_in(directory, manifest.name.clone(), manifest.store.names.clone()).map_err(failed)
 }
 
 struct StopSignals {
@@ -282,7 +280,7 @@ struct Local<'a> {
     args: &'a LocalArgs,
     client: PeerClient,
     manifest: Manifest,
-    processes: &'a [Process],
+    fleet: &'a Fleet<'a>,
     memory: Memory,
     platform: &'a LocalRecord,
     /// Whom the manifest named when it was last read. Only a change of it is a wish.
@@ -316,10 +314,15 @@ impl Local<'_> {
                     continue;
                 }
             }
-            let nodes = self.processes.iter().map(known).collect();
             let known = self.platform.record().await.map_err(PassError::Record)?.record;
             self.manifest.store.switchover_to = self.platform.wish().clone();
-            let store = &self.manifest.store;
+            let store = &mut self.manifest.store.as_recorded(&known);
+            if let Err(error) = self.fleet.follow(store) {
+                tell_once(&mut shown, error.to_string());
+            }
+            store.settled = self.fleet.is_settled();
+            let store: &Store = store;
+            let nodes = self.fleet.known(store);
             let pass = match manage::pass(self.platform, &self.client, store, nodes, known, &mut self.memory).await {
                 Ok(pass) => pass,
                 // What is not recorded was not done; the disk may take it the next time.
@@ -335,7 +338,7 @@ impl Local<'_> {
             news.tell_all(name, &pass.happenings);
             let summary = status::summarize(store, &pass);
             let line = status_line(&summary, &pass);
-            self.desk.show(&summary, store.settings, self.remark(), self.processes);
+            self.desk.show(&summary, store.settings, self.remark(), self.fleet.known(store));
             // Nodes that are just starting are no news.
             let starting = pass.record.members.is_empty() && started.elapsed() < BOOTSTRAP_PATIENCE;
             if !starting {
@@ -356,15 +359,17 @@ impl Local<'_> {
             }
         };
         let old = &mut self.manifest;
-        if new.store.nodes.len() != old.store.nodes.len() || new.storage != old.storage || new.name != old.name {
-            say(&format!("{file} changes name, followers or storage: start again for that"));
+        if new.storage != old.storage || new.name != old.name {
+            say(&format!("{file} changes name or storage: start again for that"));
         }
-        let settings = new.store.settings;
-        if let Err(error) = settings.validate(old.store.followers()) {
-            say(&format!("{file}: {error}; the settings in force stay"));
+        if let Err(error) = places::has_room(self.args, new.store.wanted) {
+            say(&format!("{file}: {error}; followers and settings in force stay"));
             return;
         }
+        // The manifest was found right for its own number of followers.
+        let settings = new.store.settings;
         old.store.settings = settings;
+        (old.store.nodes, old.store.wanted) = (new.store.nodes, new.store.wanted);
         self.in_file = settings;
         old.store.data_loss = new.store.data_loss;
         if self.named != new.store.switchover_to {
@@ -372,10 +377,6 @@ impl Local<'_> {
             self.platform.wish().clone_from(&self.named);
         }
     }
-}
-
-fn known(process: &Process) -> KnownNode {
-    KnownNode { address: process.address.clone(), presence: process.presence(), outdated: false, report: None }
 }
 
 fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], data: Option<&Path>, page: &str) {
@@ -393,7 +394,7 @@ fn introduce(args: &LocalArgs, manifest: &Manifest, places: &[Place], data: Opti
     say(&format!(
         "  try: curl -X POST {url}/set -H 'content-type: application/json' -d '{{\"key\":\"hello\",\"value\":\"world\"}}'"
     ));
-    say("  save the manifest to change writeQuorum, delay or writeTimeout; Ctrl-C stops everything");
+    say("  save the manifest to change followers, writeQuorum, delay or writeTimeout; Ctrl-C stops everything");
 }
 
 fn status_line(summary: &Summary, pass: &Pass) -> String {

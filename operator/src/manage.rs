@@ -5,6 +5,7 @@
 
 mod handover;
 mod happening;
+mod reshape;
 mod rolling;
 mod standing_down;
 
@@ -26,6 +27,7 @@ use crate::{
     decide::{self, ElectionReason, Hold, Leadership, NodeView, PodReport, Presence, Roll, Situation},
     elect::{self, Candidacy, ElectionError},
     record::{Platform, Record, RecordError, Versioned},
+    scale::Scale,
     validate::Store,
 };
 
@@ -57,6 +59,8 @@ pub struct Memory {
     settings_refusal: Option<String>,
     /// Whether every node that runs refused the token in the last pass.
     locked_out: bool,
+    /// What a change of the number of nodes waits for, if that does not pass by itself.
+    scaling_waits: Option<String>,
     /// Since when this node is wished for as leader.
     wish: Option<(NodeId, Instant)>,
     /// What became of a pass that ended before it could tell.
@@ -80,6 +84,8 @@ pub struct Pass {
     pub roll: Roll,
     /// Whether outdated nodes wait for something that does not come by itself, or not soon.
     pub roll_held: bool,
+    /// How far the number of nodes is from what the spec wants.
+    pub scale: Scale,
     /// What to tell people.
     pub happenings: Vec<Happening>,
 }
@@ -116,9 +122,14 @@ impl Pass {
             // The Service has no leader before this is over.
             return Duration::from_millis(100);
         }
+        if matches!(self.scale, Scale::Begin(_) | Scale::Finish { .. } | Scale::GiveUp(_)) {
+            // The record has changed, and the leader has not heard of it.
+            return Duration::from_millis(20);
+        }
         let steady = self.leadership == Leadership::Active
             && store.switchover_to.is_none()
             && self.settings_refusal.is_none()
+            && self.scale == Scale::Done
             && self.happenings.is_empty()
             && decide::is_whole(&self.situation(store));
         if steady { Duration::from_secs(1) } else { Duration::from_millis(200) }
@@ -153,11 +164,17 @@ pub async fn pass<P: Platform>(
         settings_refusal: None,
         roll: Roll::Wait(Hold::NoLeader),
         roll_held: false,
+        scale: Scale::Done,
         happenings: Vec::new(),
     };
     // A manager that just started, or whose cache lags, must not push members that are no longer recorded.
     if memory.record.as_ref() != Some(&pass.record) {
         pass.record = platform.record().await?.record;
+    }
+    // Nodes that have joined or left since were not asked, or should not have been.
+    if *store.nodes != *store.present(&pass.record) {
+        memory.record = None;
+        return Err(RecordError::Conflict.into());
     }
     memory.note(&pass, Instant::now());
     let outcome = act(platform, client, store, &mut pass, memory).await;
@@ -200,6 +217,9 @@ async fn act<P: Platform>(
         }
         (Leadership::Active | Leadership::Settling, _) => {
             record_learners(platform, store, pass).await?;
+            if reshape::reshape(platform, client, store, pass, memory).await? {
+                return Ok(());
+            }
             steer_leader(client, store, pass, memory).await;
         }
         (Leadership::Suspect | Leadership::Short(_), _) => {}
@@ -303,12 +323,14 @@ async fn elect_leader<P: Platform>(
     let epoch = decide::next_epoch(&situation, live.record.epoch);
     let preference = decide::preference(&situation);
     let avoid = match reason {
-        ElectionReason::LeaderStopping | ElectionReason::Renewal | ElectionReason::Switchover => {
-            live.record.leader.clone()
-        }
+        ElectionReason::LeaderStopping
+        | ElectionReason::Renewal
+        | ElectionReason::Switchover
+        | ElectionReason::Scaling => live.record.leader.clone(),
         _ => None,
     };
-    let wanted = store.switchover_to.as_ref().filter(|_| reason == ElectionReason::Switchover);
+    let asked_for = matches!(reason, ElectionReason::Switchover | ElectionReason::Scaling);
+    let wanted = store.switchover_to.as_ref().filter(|_| asked_for);
     let peers: Vec<PeerAddress> = pass.nodes.iter().map(|view| view.address.clone()).collect();
     let reachable = reachable(pass);
     let candidacy = Candidacy {
@@ -318,7 +340,7 @@ async fn elect_leader<P: Platform>(
         preference: &preference,
         wanted,
         avoid: avoid.as_ref(),
-        settings: store.settings,
+        settings: decide::wanted_settings(&situation),
     };
     tracing::info!(%epoch, %reason, "electing");
     pass.happenings.push(Happening::Electing { reason, epoch });
@@ -379,7 +401,12 @@ async fn steer_leader(client: &PeerClient, store: &Store, pass: &mut Pass, memor
     let Some(url) = peers.iter().find(|peer| peer.node == leader.node).map(|peer| peer.peer_url.clone()) else {
         return;
     };
-    let request = MembersRequest { epoch: pass.record.epoch, peers, members: pass.record.members.clone() };
+    let request = MembersRequest {
+        epoch: pass.record.epoch,
+        peers,
+        members: pass.record.members.clone(),
+        configuration: pass.record.membership.configuration(),
+    };
     match client.members(&url, &request).await {
         Ok(state) => replace_state(pass, state),
         Err(error) => tracing::warn!(leader = %leader.node, %error, "the members could not be pushed"),

@@ -104,6 +104,15 @@ pub fn known_nodes(cluster: &ValidCluster, observed: &Observed) -> Vec<KnownNode
     cluster.store.nodes.iter().map(known).collect()
 }
 
+/// Whether there are exactly the pods of the recorded nodes: one that has left is gone, and its StatefulSet no larger.
+#[must_use]
+pub fn is_settled(caches: &Caches, cluster: &ValidCluster, observed: &Observed) -> bool {
+    let replicas = observed.stateful_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
+    let others = cluster.store.names.iter().filter(|name| !cluster.store.nodes.contains(name));
+    let left = |name: &NodeId| caches.pods.get(&ObjectRef::new(&name.0).within(&cluster.namespace)).is_some();
+    replicas == i32::try_from(cluster.store.nodes.len()).ok() && !others.into_iter().any(left)
+}
+
 /// The revision that pods should have; none while the StatefulSet controller has not looked at the spec.
 fn latest_revision(set: &StatefulSet) -> Option<&str> {
     let status = set.status.as_ref()?;

@@ -72,6 +72,18 @@ reasons! {
     VolumesGrown false,
     /// A volume cannot be made larger.
     VolumesCannotGrow true,
+    /// A node shall be one of the store's.
+    NodeJoining false,
+    /// It is.
+    NodeJoined false,
+    /// A node shall be none of the store's.
+    NodeLeaving false,
+    /// It is none any more.
+    NodeLeft false,
+    /// A node neither joins nor leaves after all.
+    ScalingGivenUp false,
+    /// The number of nodes cannot be changed yet.
+    ScalingWaits true,
     /// New settings are in force.
     SettingsApplied false,
     /// New settings are refused for now.

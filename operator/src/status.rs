@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use quorumkv_api::{NodeId, Settings, settings::format_duration};
+use quorumkv_api::{NodeId, Settings, peer::NodeChange, settings::format_duration};
 use quorumkv_protocol::election::Shortfall;
 use serde::Serialize;
 
@@ -17,6 +17,8 @@ use crate::{
     manage::Pass,
     pause,
     reason::Reason,
+    record::Record,
+    scale::Scale,
     validate::Store,
 };
 
@@ -114,8 +116,16 @@ pub fn summarize(store: &Store, pass: &Pass) -> Summary {
         quorum_available,
         leader: leader.map(|state| state.node.clone()),
         ready_followers: decide::ready_followers(&situation),
-        followers: store.followers(),
+        followers: applied_followers(store, &pass.record),
         applied,
+    }
+}
+
+/// As many as are on record: one that joins is none yet.
+fn applied_followers(store: &Store, record: &Record) -> usize {
+    match record.membership.nodes {
+        0 => store.followers(),
+        nodes => nodes - 1,
     }
 }
 
@@ -125,8 +135,8 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
     };
     let connected = leader.followers.iter().filter(|follower| follower.connected && follower.counted).count();
     let needed = usize::from(settings.write_quorum.0);
-    let message =
-        format!("{connected} of {} followers can confirm writes, {needed} are needed", situation.store.followers());
+    let followers = applied_followers(situation.store, situation.record);
+    let message = format!("{connected} of {followers} followers can confirm writes, {needed} are needed");
     if connected >= needed {
         // The number of connected followers is left to readyFollowers: this message shall not change with it.
         return Verdict::new(true, "EnoughFollowers", format!("Enough followers can confirm writes, {needed} needed"));
@@ -134,7 +144,7 @@ fn quorum_available(situation: &Situation<'_>, active: bool, applied: Option<Set
     Verdict::new(false, "TooFewFollowers", message)
 }
 
-/// Followers that are not yet what they should be, each with what it lacks.
+/// Followers that are not yet what they should be, each with what it lacks. One that joins or leaves is not missed.
 fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
     let Some(leader) = situation.leader_state() else { return Vec::new() };
     let trouble = |name: &NodeId| situation.node(name)?.trouble();
@@ -156,7 +166,9 @@ fn unready_followers(situation: &Situation<'_>) -> Vec<String> {
             _ => Some("is not connected to the leader"),
         }
     };
-    let followers = situation.store.nodes.iter().filter(|name| **name != leader.node);
+    let change = situation.record.membership.change.as_ref();
+    let changes = |name: &NodeId| change.is_some_and(|change| change.node() == name);
+    let followers = situation.store.nodes.iter().filter(|name| **name != leader.node && !changes(name));
     let named = |name: &NodeId| {
         let what = lacks(name)?;
         Some(trouble(name).map_or_else(|| format!("{name} {what}"), |trouble| format!("{name} {what} ({trouble})")))
@@ -208,7 +220,7 @@ fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict
         return Verdict::new(false, "QuorumUnavailable", quorum.message.clone());
     }
     if applied != Some(store.settings) {
-        return Verdict::new(false, "SettingsPending", pending(pass));
+        return Verdict::new(false, "SettingsPending", pending(store, pass));
     }
     if unready.is_empty() {
         return Verdict::new(true, "AllFollowersReady", "The leader accepts writes and every follower is caught up");
@@ -216,11 +228,38 @@ fn ready(store: &Store, pass: &Pass, applied: Option<Settings>, quorum: &Verdict
     Verdict::new(true, "SomeFollowersNotReady", format!("The leader accepts writes; {}", unready.join(", ")))
 }
 
-fn pending(pass: &Pass) -> String {
+fn pending(store: &Store, pass: &Pass) -> String {
+    let quorum = store.settings.write_quorum;
     match &pass.settings_refusal {
         Some(reason) => format!("The leader does not take the new settings yet: {reason}"),
+        None if decide::wanted_settings(&pass.situation(store)).write_quorum != quorum => {
+            format!("writeQuorum {quorum} waits for that many followers")
+        }
         None => "The new settings are not committed yet".to_owned(),
     }
+}
+
+/// How far the number of followers is from what the spec wants, and what is done about it.
+fn scaling(store: &Store, pass: &Pass) -> String {
+    let (followers, wanted) = (applied_followers(store, &pass.record), store.wanted.saturating_sub(1));
+    let step = match &pass.scale {
+        Scale::Begin(NodeChange::Joining(node)) | Scale::UnderWay(NodeChange::Joining(node)) => format!("{node} joins"),
+        Scale::Begin(NodeChange::Leaving(node)) | Scale::UnderWay(NodeChange::Leaving(node)) => {
+            format!("{node} leaves")
+        }
+        Scale::Finish { change: NodeChange::Joining(node), .. } => format!("{node} has joined"),
+        Scale::Finish { change: NodeChange::Leaving(node), .. } => format!("{node} has left"),
+        Scale::GiveUp(change) => format!("{} stays as it was", change.node()),
+        Scale::HandOver(node) => format!("{node} takes over from a leader that is to leave"),
+        Scale::Wait(hindrance) => format!("waiting: {hindrance}"),
+        Scale::Done => "done".to_owned(),
+    };
+    format!("{followers} of {wanted} followers; {step}")
+}
+
+/// Whether the number of nodes changes once the outdated ones are replaced.
+fn waits_for_roll(pass: &Pass) -> bool {
+    pass.roll != Roll::Done && matches!(pass.scale, Scale::Wait(_))
 }
 
 fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &[String]) -> Verdict {
@@ -231,7 +270,12 @@ fn progressing(store: &Store, pass: &Pass, applied: Option<Settings>, unready: &
             Verdict::new(true, "Electing", "A leader is being elected")
         }
         Leadership::Settling => Verdict::new(true, "LeaderSettling", "A new leader takes over"),
-        Leadership::Active if applied != Some(store.settings) => Verdict::new(true, "SettingsPending", pending(pass)),
+        Leadership::Active if pass.scale != Scale::Done && !waits_for_roll(pass) => {
+            Verdict::new(true, "Scaling", scaling(store, pass))
+        }
+        Leadership::Active if applied != Some(store.settings) => {
+            Verdict::new(true, "SettingsPending", pending(store, pass))
+        }
         Leadership::Active if pass.roll != Roll::Done => {
             let outdated = pass.nodes.iter().filter(|view| view.outdated).map(|view| view.address.node.0.as_str());
             let names = outdated.collect::<Vec<_>>().join(", ");
@@ -285,6 +329,7 @@ impl DerivedStatus {
             leader: _,
             last_leader: _,
             members: _,
+            configuration: _,
             followers,
             ready_followers,
             followers_ready,
@@ -370,7 +415,7 @@ pub fn after_pass(
 /// What a pass would have found of a store that sleeps, or falls asleep: nothing runs that could be asked, and that is
 /// as it shall be.
 #[must_use]
-pub fn asleep(store: &Store, reason: &'static str, message: &str) -> Summary {
+pub fn asleep(store: &Store, record: &Record, reason: &'static str, message: &str) -> Summary {
     let verdict = |holds| Verdict::new(holds, reason, message);
     Summary {
         ready: verdict(false),
@@ -379,7 +424,7 @@ pub fn asleep(store: &Store, reason: &'static str, message: &str) -> Summary {
         quorum_available: verdict(false),
         leader: None,
         ready_followers: 0,
-        followers: store.followers(),
+        followers: applied_followers(store, record),
         applied: None,
     }
 }
@@ -473,6 +518,7 @@ mod tests {
     use super::*;
     use crate::{
         decide::{ElectionReason, Hold, PodReport, Trouble},
+        scale,
         testing::{Scene, name},
     };
 
@@ -484,6 +530,7 @@ mod tests {
             settings_refusal: None,
             roll: Roll::Done,
             roll_held: false,
+            scale: scale::scale(&scene.situation(), &Leadership::Active, &Roll::Done),
             happenings: Vec::new(),
         }
     }
@@ -492,6 +539,45 @@ mod tests {
         let mut scene = Scene::steady();
         bend(&mut scene);
         summarize(&scene.store, &pass(&scene, leadership))
+    }
+
+    #[test]
+    fn a_node_that_joins_or_leaves_is_progress_and_nothing_missing() {
+        let joining = summary(
+            |scene| {
+                scene.store.wanted = 8;
+                scene.store.nodes.push(name(6));
+                scene.record.membership = scene.record.membership.begin(NodeChange::Joining(name(6)));
+            },
+            Leadership::Active,
+        );
+        let Summary { ready, progressing, degraded, followers, .. } = joining;
+        assert_eq!([ready.holds, progressing.holds, degraded.holds], [true, true, false]);
+        assert_eq!((progressing.reason, followers), ("Scaling", 5));
+        assert!(progressing.message.contains("5 of 7 followers; n6 joins"), "{}", progressing.message);
+        let leaving = summary(
+            |scene| {
+                scene.store.wanted = 4;
+                scene.record.membership = scene.record.membership.begin(NodeChange::Leaving(name(5)));
+                scene.seen(5).counted = false;
+            },
+            Leadership::Active,
+        );
+        assert_eq!((leaving.ready.holds, leaving.degraded.holds), (true, false), "{}", leaving.ready.message);
+        assert!(leaving.progressing.message.contains("5 of 3 followers; n5 leaves"), "{}", leaving.progressing.message);
+    }
+
+    #[test]
+    fn a_quorum_of_followers_that_have_not_joined_yet_is_pending() {
+        let Summary { ready, .. } = summary(
+            |scene| {
+                scene.store.wanted = 8;
+                scene.store.settings.write_quorum = WriteQuorum(7);
+            },
+            Leadership::Active,
+        );
+        assert_eq!((ready.holds, ready.reason), (false, "SettingsPending"));
+        assert!(ready.message.contains("writeQuorum 7 waits for that many followers"), "{}", ready.message);
     }
 
     #[test]
@@ -559,17 +645,21 @@ mod tests {
         let Summary { progressing, degraded, .. } = summarize(&scene.store, &pass);
         assert_eq!((progressing.holds, progressing.reason), (true, "RollingNodes"));
         assert!(degraded.message.contains("n4 is not running (ImagePullBackOff)"), "{}", degraded.message);
-        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass }).progressing;
+        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass.clone() }).progressing;
         assert_eq!((held.holds, held.reason), (false, "RollHeld"));
         assert!(held.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{held:?}");
+        scene.store.wanted = 8;
+        let scale = scale::scale(&scene.situation(), &Leadership::Active, &pass.roll);
+        let progressing = summarize(&scene.store, &Pass { scale, roll_held: true, ..pass }).progressing;
+        assert_eq!(progressing.reason, "RollHeld", "followers that wait for it are no other news");
     }
 
     #[test]
     fn a_store_that_sleeps_is_not_ready_and_nothing_is_wrong_with_it() {
-        let store = Scene::steady().store;
+        let Scene { mut store, mut record, .. } = Scene::steady();
         let known = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
-        let falls = stored(&write(Some(&known), &asleep(&store, HIBERNATING, "soon"), 200).expect("a change"));
-        let sleeps = stored(&write(Some(&falls), &asleep(&store, HIBERNATED, "now"), 300).expect("a change"));
+        let falls = stored(&write(Some(&known), &asleep(&store, &record, HIBERNATING, "soon"), 200).expect("a change"));
+        let sleeps = stored(&write(Some(&falls), &asleep(&store, &record, HIBERNATED, "now"), 300).expect("a change"));
         let of = |status: &KvClusterStatus| -> Vec<(String, String)> {
             status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect()
         };
@@ -580,7 +670,11 @@ mod tests {
         assert_eq!(of(&falls), expected("True"));
         assert_eq!((of(&sleeps), ready_reason(Some(&sleeps))), (expected("False").into(), Some(HIBERNATED)));
         assert_eq!((sleeps.write_quorum, sleeps.ready_followers), (Some(3), Some(0)), "the quorum is still committed");
-        assert_eq!(write(Some(&sleeps), &asleep(&store, HIBERNATED, "now"), 400), None);
+        assert_eq!(write(Some(&sleeps), &asleep(&store, &record, HIBERNATED, "now"), 400), None);
+        // One that was joining when the nodes stopped is none of the followers.
+        store.nodes.push(name(6));
+        record.membership = record.membership.begin(NodeChange::Joining(name(6)));
+        assert_eq!(asleep(&store, &record, HIBERNATED, "now").followers, 5);
     }
 
     #[test]

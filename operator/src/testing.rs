@@ -8,8 +8,9 @@ use std::time::Duration;
 use quorumkv_api::{
     Epoch, NodeId, Position, ProcessId, Seq, Settings, StorageId,
     lab::Role,
-    peer::{FollowerState, Member, NodeState, PeerAddress, SettingsEntry},
+    peer::{ConfigurationState, FollowerState, Member, NodeState, PeerAddress, SettingsEntry},
 };
+use quorumkv_protocol::membership::Membership;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -52,6 +53,10 @@ impl Scene {
     pub(crate) fn steady() -> Self {
         let store = Store {
             nodes: (0..6).map(name).collect(),
+            names: (0..10).map(name).collect(),
+            wanted: 6,
+            settled: true,
+            resting: false,
             settings: Settings::default(),
             data_loss: DataLossPolicy::Halt,
             switchover_to: None,
@@ -62,6 +67,7 @@ impl Scene {
             leader: Some(name(0)),
             last_leader: Some(members[0].clone()),
             members: members.clone(),
+            membership: Membership::first(6),
         };
         let nodes = (0..6).map(|n| NodeView {
             refuses_token: false,
@@ -181,5 +187,6 @@ fn state(n: usize) -> NodeState {
             settings: Settings::default(),
         }),
         followers: if leads { (1..6).map(follower).collect() } else { Vec::new() },
+        configuration: Some(ConfigurationState::default()),
     }
 }

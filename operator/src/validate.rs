@@ -20,14 +20,24 @@ use crate::{
     crd::{
         DataLossPolicy, DelayRange, ImagePullPolicy, KvCluster, KvClusterSpec, Storage, StorageKind, Tls, WhenDeleted,
     },
+    record::Record,
     switchover,
 };
 
 /// What the manager needs to know of a store, wherever it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// Every node of it, in the order of preference for the first leader.
+    /// Every node of it, in the order of preference for the first leader: as recorded, with one that joins. Before
+    /// anything is recorded, as many as there shall be.
     pub nodes: Vec<NodeId>,
+    /// Names of all nodes that a store can have. Those that it has are the first ones.
+    pub names: Vec<NodeId>,
+    /// How many nodes it shall have.
+    pub wanted: usize,
+    /// Whether nothing is left of nodes that it had before.
+    pub settled: bool,
+    /// Whether it stays as large as it is on record, since it is about to sleep.
+    pub resting: bool,
     /// The settings that shall be in force.
     pub settings: Settings,
     /// What to do when every recorded copy is gone.
@@ -36,7 +46,26 @@ pub struct Store {
     pub switchover_to: Option<NodeId>,
 }
 
+/// Most nodes that a store can have: nine followers and the leader.
+pub const MOST_NODES: usize = 10;
+
 impl Store {
+    /// The nodes that this record speaks of, and one that joins.
+    #[must_use]
+    pub fn present(&self, record: &Record) -> &[NodeId] {
+        let count = match record.membership.nodes {
+            0 => self.wanted,
+            recorded => recorded + usize::from(record.membership.joining().is_some()),
+        };
+        &self.names[..count.min(self.names.len())]
+    }
+
+    /// The same store with the nodes that this record speaks of.
+    #[must_use]
+    pub fn as_recorded(&self, record: &Record) -> Self {
+        Self { nodes: self.present(record).to_vec(), ..self.clone() }
+    }
+
     /// Number of followers.
     #[must_use]
     pub fn followers(&self) -> usize {
@@ -199,8 +228,13 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidCluster
         tls,
     } = cluster.spec.clone();
     let tls = valid_tls(&name, tls)?;
+    let names: Vec<NodeId> = (0..MOST_NODES).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect();
     let store = Store {
-        nodes: (0..=followers).map(|ordinal| NodeId(format!("{name}-{ordinal}"))).collect(),
+        nodes: names[..=followers].to_vec(),
+        names,
+        wanted: followers + 1,
+        settled: true,
+        resting: false,
         settings: validate_settings(&cluster.spec, followers)?,
         data_loss: data_loss_policy,
         switchover_to: switchover_to(cluster),
@@ -243,9 +277,10 @@ pub fn validate_local(cluster: &KvCluster, name: impl Fn(usize) -> NodeId) -> Re
     }
     let followers = validate_followers(&cluster.spec)?;
     let settings = validate_settings(&cluster.spec, followers)?;
-    let nodes = (0..=followers).map(name).collect();
-    let switchover_to = switchover_to(cluster);
-    Ok(Store { nodes, settings, data_loss: cluster.spec.data_loss_policy, switchover_to })
+    let names: Vec<NodeId> = (0..MOST_NODES).map(name).collect();
+    let (nodes, wanted) = (names[..=followers].to_vec(), followers + 1);
+    let (data_loss, switchover_to) = (cluster.spec.data_loss_policy, switchover_to(cluster));
+    Ok(Store { nodes, names, wanted, settled: true, resting: false, settings, data_loss, switchover_to })
 }
 
 /// Whether there is such a node is not checked here: a wish that makes no sense does not make the spec wrong.

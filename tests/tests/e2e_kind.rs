@@ -34,6 +34,7 @@ mod e2e {
     pub(crate) mod quiet;
     pub(crate) mod refusals;
     pub(crate) mod roll;
+    pub(crate) mod scale;
     pub(crate) mod service;
     pub(crate) mod settings;
     pub(crate) mod shown;
@@ -50,7 +51,7 @@ use std::process::ExitCode;
 
 use e2e::{
     chaos, failures, hibernate, install, isolation, locks, machines, operators, page, permissions, plugin, quiet,
-    refusals, roll, service, settings, shown, storage, switchover, tls, upgrade, world::World,
+    refusals, roll, scale, service, settings, shown, storage, switchover, tls, upgrade, world::World,
 };
 use libtest_mimic::{Arguments, Trial};
 
@@ -100,6 +101,8 @@ fn main() -> ExitCode {
         roll::an_image_change_renews_the_followers_first_and_the_leader_last_under_load,
         roll::a_bad_image_is_held_and_taking_it_back_needs_nobody,
         operators::the_active_operator_of_two_is_killed_and_the_other_takes_over,
+        scale::fewer_followers_than_the_quorum_needs_are_refused,
+        scale::followers_come_and_go_under_load_and_no_acknowledged_write_is_lost,
         switchover::leadership_goes_where_it_is_asked_to_under_load,
         switchover::a_wish_that_makes_no_sense_is_refused_with_an_event,
         plugin::kubectl_kvc_does_what_it_says,

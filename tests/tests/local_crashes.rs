@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Scenario::Hibernation,
         Scenario::CopyLost,
         Scenario::SettingsChanged,
+        Scenario::Scaled,
         Scenario::Bootstrap,
     ];
     let managers = scenarios.map(|scenario| {

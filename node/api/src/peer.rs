@@ -7,7 +7,7 @@
 //! | `GET /state` | 200 [`NodeState`] |
 //! | `POST /fence` [`FenceRequest`] | 200 [`FenceReply`]; 409 when a higher epoch is promised |
 //! | `POST /promote` [`PromoteRequest`] | 200 [`NodeState`]; 409 when the epoch, the disk or the process is another |
-//! | `PUT /members` [`MembersRequest`] | 200 [`NodeState`]; 409 when this node does not lead that epoch |
+//! | `PUT /members` [`MembersRequest`] | 200 [`NodeState`]; 409 when this node does not lead that epoch, has heard of a newer set of nodes, or cannot do without the leaving node |
 //! | `PUT /settings` [`crate::SettingsPatch`] | 200 [`SettingsReply`] once committed; 400 invalid, 403 on a follower, 409 refused for now, 500 no quorum in time |
 //! | `GET /tls` | 200 [`TlsReport`]; 404 where the port does not speak TLS |
 //! | `GET /stream` | 101, then the binary replication stream |
@@ -38,6 +38,44 @@ pub struct Member {
     pub name: NodeId,
     /// The copy.
     pub storage_id: StorageId,
+}
+
+/// A change of a store's set of nodes: one at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeChange {
+    /// This node learns; it is not yet one of the nodes that recoveries ask for.
+    Joining(NodeId),
+    /// This node is no longer counted, so that the store can do without what it holds.
+    Leaving(NodeId),
+}
+
+impl NodeChange {
+    /// The node that joins or leaves.
+    #[must_use]
+    pub const fn node(&self) -> &NodeId {
+        let (Self::Joining(node) | Self::Leaving(node)) = self;
+        node
+    }
+}
+
+/// Which set of nodes a request speaks of: a leader refuses lower numbers than it has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Configuration {
+    /// Higher with every recorded step of a change; zero while the set has never changed.
+    pub number: u64,
+    /// The change that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<NodeChange>,
+}
+
+impl Configuration {
+    /// Whether the set has never changed: then the requests are those that nodes of earlier releases know.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Asks a node to promise an epoch: it then refuses everything of lower ones.
@@ -101,6 +139,9 @@ pub struct PromoteRequest {
     /// The first settings, for a store that has no entry yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<Settings>,
+    /// Which set of nodes `peers` is, with a node that joins or leaves.
+    #[serde(default, skip_serializing_if = "Configuration::is_first")]
+    pub configuration: Configuration,
 }
 
 /// Tells the leader whose copy counts and where nodes are. Repeated by every reconcile.
@@ -113,6 +154,9 @@ pub struct MembersRequest {
     pub peers: Vec<PeerAddress>,
     /// The recorded copies, the leader's included.
     pub members: Vec<Member>,
+    /// Which set of nodes `peers` is, with a node that joins or leaves.
+    #[serde(default, skip_serializing_if = "Configuration::is_first")]
+    pub configuration: Configuration,
 }
 
 /// What a node is and has.
@@ -143,6 +187,20 @@ pub struct NodeState {
     pub settings: Option<SettingsEntry>,
     /// One per follower, on the leader; empty on a follower.
     pub followers: Vec<FollowerState>,
+    /// How far a change of the set of nodes is; absent from nodes of releases that cannot change theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationState>,
+}
+
+/// What a leader has done about the set of nodes that it was last told. All zero on a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationState {
+    /// Number of that set.
+    pub number: u64,
+    /// Whether all that the leaving node may have been counted for is committed without it as well. Never while the
+    /// leader is the one that leaves.
+    pub covered: bool,
 }
 
 /// How one follower stands, seen from the leader.
@@ -200,6 +258,8 @@ pub enum Refusal {
     NotLeader,
     /// A higher epoch is promised, or the node leads another one (409).
     StaleEpoch,
+    /// The leader has heard of a newer set of nodes (409).
+    StaleConfiguration,
     /// The node already follows another leader in this epoch (409).
     OtherLeader,
     /// The storage is not the one named (409).

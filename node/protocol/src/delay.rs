@@ -57,7 +57,7 @@ impl Hash for DelayGate {
 }
 
 impl DelayGate {
-    /// Adds a write; `round_trips` holds one duration per follower, in the leader's order of followers.
+    /// Adds a write; `round_trips` holds one duration per follower, with its number.
     pub(crate) fn add(
         &mut self,
         seq: Seq,
@@ -65,10 +65,10 @@ impl DelayGate {
         need: u8,
         appended: Micros,
         deadline: Micros,
-        round_trips: &[Duration],
+        round_trips: impl Iterator<Item = (u8, Duration)>,
     ) {
-        for (follower, round_trip) in (0_u8..).zip(round_trips) {
-            self.timers.push(Reverse((appended.after(*round_trip), seq, follower)));
+        for (follower, round_trip) in round_trips {
+            self.timers.push(Reverse((appended.after(round_trip), seq, follower)));
         }
         let write = DelayedWrite { write, appended, deadline, need: u32::from(need), passed: 0, confirmed: 0 };
         self.writes.insert(seq, write);
@@ -110,6 +110,26 @@ impl DelayGate {
                     self.confirmed.insert(*seq);
                 }
             }
+        }
+    }
+
+    /// Writes need no more confirmations than this: there are no more followers to give them.
+    pub(crate) fn cap(&mut self, followers: usize) {
+        let most = u32::try_from(followers).unwrap_or(u32::MAX);
+        for (seq, write) in &mut self.writes {
+            write.need = write.need.min(most);
+            if write.is_confirmed() {
+                self.confirmed.insert(*seq);
+            }
+        }
+    }
+
+    /// A follower is none any more; its number may become another's.
+    pub(crate) fn forget(&mut self, follower: u8) {
+        self.timers.retain(|Reverse((.., of))| *of != follower);
+        for write in self.writes.values_mut() {
+            write.passed &= !(1 << follower);
+            write.confirmed &= !(1 << follower);
         }
     }
 
@@ -170,8 +190,8 @@ mod tests {
             need in 1_u8..=5,
         ) {
             let mut gate = DelayGate::default();
-            let durations: Vec<Duration> = trips.iter().map(|trip| Duration::from_micros(*trip)).collect();
-            gate.add(Seq(1), WriteId(7), need, Micros(0), DEADLINE, &durations);
+            let durations = (0_u8..).zip(trips.iter().map(|trip| Duration::from_micros(*trip)));
+            gate.add(Seq(1), WriteId(7), need, Micros(0), DEADLINE, durations);
             let mut confirmations: Vec<u64> = trips.iter().zip(&acks).map(|(trip, ack)| *trip.max(ack)).collect();
             confirmations.sort_unstable();
             let expected = confirmations[usize::from(need) - 1];
@@ -197,7 +217,7 @@ mod tests {
     #[test]
     fn an_uncommitted_write_is_not_answered() {
         let mut gate = DelayGate::default();
-        gate.add(Seq(4), WriteId(1), 1, Micros(0), DEADLINE, &[Duration::ZERO]);
+        gate.add(Seq(4), WriteId(1), 1, Micros(0), DEADLINE, [(0, Duration::ZERO)].into_iter());
         gate.pass_time(Micros(1), |_| Some(Seq(4)));
         assert!(gate.pop_answered(Seq(3)).is_none());
         assert!(gate.pop_answered(Seq(4)).is_some());
@@ -206,11 +226,26 @@ mod tests {
     #[test]
     fn expired_writes_leave_nothing_behind() {
         let mut gate = DelayGate::default();
-        gate.add(Seq(4), WriteId(1), 2, Micros(0), Micros(50), &[Duration::ZERO; 3]);
+        gate.add(Seq(4), WriteId(1), 2, Micros(0), Micros(50), [0, 1, 2].map(|n| (n, Duration::ZERO)).into_iter());
         assert_eq!(gate.take_expired(Micros(49)).len(), 0);
         assert_eq!(gate.take_expired(Micros(50)).len(), 1);
         gate.pass_time(Micros(60), |_| Some(Seq(9)));
         assert!(gate.pop_answered(Seq(9)).is_none());
         assert_eq!(gate.len(), 0);
+    }
+
+    #[test]
+    fn a_write_does_not_wait_for_followers_that_are_gone_nor_count_their_number_for_others() {
+        let mut gate = DelayGate::default();
+        let round_trips = (0..3).map(|n| (n, Duration::ZERO));
+        gate.add(Seq(4), WriteId(1), 3, Micros(0), DEADLINE, round_trips);
+        gate.pass_time(Micros(1), |follower| (follower < 2).then_some(Seq(4)));
+        assert!(gate.pop_answered(Seq(4)).is_none());
+        gate.forget(1);
+        gate.acknowledge(1, Seq(0), Seq(4));
+        gate.cap(2);
+        assert!(gate.pop_answered(Seq(4)).is_none(), "the follower that is now number one was drawn no round trip");
+        gate.acknowledge(2, Seq(0), Seq(4));
+        assert!(gate.pop_answered(Seq(4)).is_some());
     }
 }

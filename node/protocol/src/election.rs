@@ -15,14 +15,15 @@ use quorumkv_api::{
 
 use crate::{
     LEASE,
+    membership::Membership,
     planted::{Bug, planted},
 };
 
 /// What the manager has on record, read live and never from a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
-    /// How many nodes the store has: followers plus one.
-    pub nodes: usize,
+    /// How many nodes the store has, and what is known of its quorum.
+    pub membership: Membership,
     /// Whose copies count; empty before the first election.
     pub members: Vec<Member>,
     /// The copy that was last named leader, kept while no leader is named.
@@ -107,11 +108,11 @@ pub fn elect(
     preference: &[NodeId],
 ) -> Result<Choice, Shortfall> {
     if record.members.is_empty() {
-        return elect_unrecorded(record.nodes, expected, answers, preference);
+        return elect_unrecorded(record.membership.nodes, expected, answers, preference);
     }
     let counted: Vec<&FenceReply> =
         answers.iter().filter(|answer| record.members.contains(&member_of(answer))).collect();
-    let required = required_answers(record.nodes, &counted);
+    let required = required_answers(&record.membership, &counted);
     if counted.len() >= required || planted(Bug::ElectWithoutQuorum) && !counted.is_empty() {
         return Ok(choose(&counted, answers, preference, record.members.clone()));
     }
@@ -161,13 +162,17 @@ fn member_of(answer: &FenceReply) -> Member {
 ///
 /// An entry is acknowledged by the leader and `q` followers, so `N - q` answers include one of them. Which
 /// quorums may have been in force is in the log itself. Settings older than one known committed are
-/// superseded; if none is known committed, only all nodes but one are enough.
-fn required_answers(nodes: usize, counted: &[&FenceReply]) -> usize {
+/// superseded, whether an answer knows it or the record; if none is known committed, only all nodes but one are
+/// enough.
+fn required_answers(membership: &Membership, counted: &[&FenceReply]) -> usize {
+    let nodes = membership.nodes;
+    let known = membership.known_quorum.filter(|_| !planted(Bug::IgnoreKnownQuorum));
     let committed = counted
         .iter()
         .filter(|answer| answer.settings_committed)
         .filter_map(|answer| answer.settings.first())
         .map(|entry| entry.position.seq)
+        .chain(known.map(|known| known.seq))
         .max();
     let Some(committed) = committed else {
         return nodes.saturating_sub(1).max(1);
@@ -180,7 +185,9 @@ fn required_answers(nodes: usize, counted: &[&FenceReply]) -> usize {
     counted
         .iter()
         .flat_map(|answer| answer.settings.iter().filter(in_force))
-        .map(|entry| nodes.saturating_sub(usize::from(entry.settings.write_quorum.0)))
+        .map(|entry| entry.settings.write_quorum)
+        .chain(known.filter(|known| known.seq >= committed).map(|known| known.write_quorum))
+        .map(|quorum| nodes.saturating_sub(usize::from(quorum.0)))
         .max()
         .unwrap_or(nodes)
         .max(1)
@@ -216,6 +223,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::membership::KnownQuorum;
 
     fn answer(name: &str, epoch: u64, seq: u64) -> FenceReply {
         FenceReply {
@@ -250,7 +258,7 @@ mod tests {
     fn record(last_leader: &str) -> Record {
         let member = |node: NodeId| Member { storage_id: storage(&node.0), name: node };
         Record {
-            nodes: 6,
+            membership: Membership::first(6),
             members: all().into_iter().map(member).collect(),
             last_leader: Some(Member { name: last_leader.into(), storage_id: storage(last_leader) }),
         }
@@ -305,6 +313,20 @@ mod tests {
         assert!(elect(&record("n0"), &all(), &answers, &[]).is_ok(), "n3 knows that quorum three is committed");
     }
 
+    /// Quorum four was lowered to one, which n4 has not heard, and a node has been taken out since.
+    #[test]
+    fn the_quorum_on_record_supersedes_what_answers_know() {
+        let known_quorum = KnownQuorum { seq: Seq(7), write_quorum: WriteQuorum(1) };
+        let membership = Membership { known_quorum: Some(known_quorum), ..Membership::first(5) };
+        let record = Record { membership, ..record("n0") };
+        let of =
+            |n: usize, quorum| FenceReply { settings: vec![settings_at(2, quorum)], ..answer(&format!("n{n}"), 1, 9) };
+        let refused = elect(&record, &all(), &[of(4, 4)], &[]).expect_err("it would suffice at quorum four");
+        assert!(matches!(refused, Shortfall::Recovery { counted: 1, required: 4, .. }), "{refused}");
+        let raised = FenceReply { settings: vec![settings_at(8, 4)], ..of(4, 4) };
+        assert!(elect(&record, &all(), &[raised], &[]).is_ok(), "a later raise supersedes the record");
+    }
+
     #[test]
     fn without_any_committed_settings_all_but_one_must_answer() {
         let unknown = |n: usize| FenceReply {
@@ -340,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_new_store_starts_with_all_nodes_but_one() {
-        let new = Record { nodes: 6, members: Vec::new(), last_leader: None };
+        let new = Record { membership: Membership::first(6), members: Vec::new(), last_leader: None };
         let four: Vec<FenceReply> = (0..4).map(|n| answer(&format!("n{n}"), 0, 0)).collect();
         let refused = elect(&new, &all(), &four, &[]).expect_err("two are missing");
         assert!(refused.to_string().contains("n4, n5"), "{refused}");
@@ -359,7 +381,7 @@ mod tests {
 
     #[test]
     fn unrecorded_data_needs_every_node() {
-        let lost = Record { nodes: 6, members: Vec::new(), last_leader: None };
+        let lost = Record { membership: Membership::first(6), members: Vec::new(), last_leader: None };
         let mut answers: Vec<FenceReply> = (0..5).map(|n| answer(&format!("n{n}"), 0, 0)).collect();
         answers[3] = answer("n3", 4, 70);
         assert!(matches!(elect(&lost, &all(), &answers, &[]), Err(Shortfall::UnrecordedData { .. })));

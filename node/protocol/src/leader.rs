@@ -4,11 +4,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use quorumkv_api::{
     Epoch, NodeId, Seq, Settings, SettingsPatch,
-    peer::{MembersRequest, PeerError, PromoteRequest, Refusal, SettingsReply},
+    peer::{
+        Configuration, ConfigurationState, MembersRequest, NodeChange, PeerError, PromoteRequest, Refusal,
+        SettingsReply,
+    },
 };
 
 use crate::{
-    COMMIT_NOTICE, HEARTBEAT_INTERVAL, LEASE, LEASE_MARGIN,
+    COMMIT_NOTICE, HEARTBEAT_INTERVAL, LEASE, LEASE_MARGIN, MAX_FOLLOWERS,
     delay::DelayGate,
     message::{
         Effects, Entry, FollowerMessage, Hello, Leading, Micros, Operation, ReplyBody, RequestId, StreamId, ToFollower,
@@ -48,6 +51,10 @@ pub(crate) enum Verdict {
 pub(crate) struct Leader {
     pub(crate) epoch: Epoch,
     pub(crate) peers: Peers,
+    /// Which set of nodes that is.
+    configuration: Configuration,
+    /// Once committed, all that the leaving peer may have been counted for lies on the others.
+    cover: Option<Seq>,
     /// Until when an earlier leader may still serve reads.
     wait_until: Micros,
     bootstrap: Option<Settings>,
@@ -64,9 +71,19 @@ pub(crate) struct Leader {
 
 impl Leader {
     pub(crate) fn new(replica: &Replica, promote: &PromoteRequest, now: Micros) -> Self {
+        let own = &replica.identity.node;
+        let mut peers = Peers::new(own, &promote.peers, &promote.members);
+        // Where a quorum of the log needs the leaving node it still counts, and nothing is covered.
+        if let Some(leaving) = leaving(&promote.configuration, own)
+            && replica.log.largest_quorum().is_some_and(|quorum| usize::from(quorum.0) < peers.len())
+        {
+            peers.set_leaving(Some(leaving));
+        }
         Self {
             epoch: promote.epoch,
-            peers: Peers::new(&replica.identity.node, &promote.peers, &promote.members),
+            peers,
+            configuration: promote.configuration.clone(),
+            cover: None,
             wait_until: now.after(Duration::from_millis(promote.lease_wait_ms)),
             bootstrap: promote.bootstrap,
             opening: None,
@@ -136,6 +153,7 @@ impl Leader {
         if round_trips.is_empty() {
             self.writes.push_back(PendingWrite { seq, write, appended: now, deadline });
         } else {
+            let round_trips = self.peers.numbers().zip(round_trips.iter().copied());
             self.delayed.add(seq, write, settings.write_quorum.0, now, deadline, round_trips);
         }
     }
@@ -179,7 +197,7 @@ impl Leader {
             return Err(not_now("the leader is not active yet".to_owned()));
         };
         let settings = patch.over(current.settings);
-        let followers = self.peers.len();
+        let followers = self.peers.len() - usize::from(self.configuration.change.is_some());
         settings.validate(followers).map_err(|invalid| replica.refuse(Refusal::Invalid, invalid.to_string()))?;
         if replica.log.settings().len() > 1 {
             return Err(not_now("an earlier change of settings is not committed yet".to_owned()));
@@ -196,9 +214,18 @@ impl Leader {
         Ok(Some(settings))
     }
 
+    /// What became of the set of nodes that this leader was last told.
+    pub(crate) fn configuration(&self, replica: &Replica) -> ConfigurationState {
+        let own = &replica.identity.node;
+        let leaves = self.configuration.change == Some(NodeChange::Leaving(own.clone()));
+        let covered = self.cover.is_some_and(|cover| replica.commit >= cover)
+            || leaves && self.is_active(replica) && planted(Bug::CoveredByLeaver);
+        ConfigurationState { number: self.configuration.number, covered }
+    }
+
     pub(crate) fn members(
         &mut self,
-        replica: &Replica,
+        replica: &mut Replica,
         members: &MembersRequest,
         effects: &mut Effects,
     ) -> Result<(), PeerError> {
@@ -206,18 +233,68 @@ impl Leader {
             let text = format!("this node leads epoch {}, not {}", self.epoch, members.epoch);
             return Err(replica.refuse(Refusal::StaleEpoch, text));
         }
-        if !self.peers.are_named_by(&replica.identity.node, &members.peers) {
-            return Err(replica.refuse(Refusal::Invalid, "the set of nodes cannot change while a leader leads"));
+        self.check_nodes(replica, members)?;
+        let (gone, changed) = self.peers.assign(&replica.identity.node, &members.peers);
+        for number in gone {
+            self.delayed.forget(number);
         }
         self.peers.record(&members.members);
+        self.configuration = members.configuration.clone();
+        self.set_leaving(replica);
         // What a copy acknowledged before it counted, it will not acknowledge again.
         for (follower, match_seq) in self.peers.counted_matches() {
             self.delayed.acknowledge(follower, Seq(0), match_seq);
         }
-        if self.peers.move_to(&members.peers) {
+        if changed {
             effects.leading = Some(self.streams(replica));
         }
         Ok(())
+    }
+
+    /// Whether these may be the nodes from now on.
+    fn check_nodes(&self, replica: &Replica, members: &MembersRequest) -> Result<(), PeerError> {
+        let MembersRequest { peers, configuration, .. } = members;
+        let own = &replica.identity.node;
+        let (known, told) = (self.configuration.number, configuration.number);
+        if told < known && !planted(Bug::IgnoreConfigurationNumber) {
+            let text = format!("the set of nodes number {told} is out of date, this leader has heard of {known}");
+            return Err(replica.refuse(Refusal::StaleConfiguration, text));
+        }
+        let same = self.peers.are_named_by(own, peers) && *configuration == self.configuration;
+        if told == known && !same {
+            let text = "the set of nodes changes only under a higher number";
+            return Err(replica.refuse(Refusal::Invalid, text));
+        }
+        let followers = peers.iter().filter(|peer| peer.node != *own).count();
+        if followers == peers.len() || followers == 0 || followers > usize::from(MAX_FOLLOWERS) {
+            let text = "the leader must be among peers, with 1 to 64 other nodes";
+            return Err(replica.refuse(Refusal::Invalid, text));
+        }
+        let quorum = replica.log.largest_quorum().map_or(0, |quorum| quorum.0);
+        if let Some(leaving) = leaving(configuration, own)
+            && followers <= usize::from(quorum)
+        {
+            let text = format!("without {leaving} {} followers are left, and writeQuorum is {quorum}", followers - 1);
+            return Err(replica.refuse(Refusal::NotNow, text));
+        }
+        Ok(())
+    }
+
+    /// Stops counting the node that leaves, if one does, and lets an entry show when the others hold all.
+    fn set_leaving(&mut self, replica: &mut Replica) {
+        let leaving = leaving(&self.configuration, &replica.identity.node).cloned();
+        if self.peers.leaving() == leaving.as_ref() {
+            return;
+        }
+        self.peers.set_leaving(leaving.as_ref());
+        self.cover = None;
+        if leaving.is_some() {
+            self.delayed.cap(self.peers.len() - 1);
+            // Otherwise the epoch's first entry shows it.
+            if self.opening.is_some() {
+                self.cover = Some(self.append(replica, Operation::Barrier));
+            }
+        }
     }
 
     pub(crate) fn stream_up(&mut self, replica: &Replica, node: &NodeId, stream: StreamId, welcome: &Welcome) {
@@ -326,6 +403,7 @@ impl Leader {
             last = self.append(replica, Operation::Settings(settings));
         }
         self.opening = Some((first, last));
+        self.cover = self.peers.leaving().map(|_| first);
     }
 
     fn advance_commit(&mut self, replica: &mut Replica, now: Micros) {
@@ -429,6 +507,14 @@ impl Leader {
         let settings = self.settings_change.as_ref().map(|change| change.deadline);
         let writes = self.writes.iter().map(|write| write.deadline).min();
         self.first_deadline = [settings, writes, self.delayed.first_write_deadline()].into_iter().flatten().min();
+    }
+}
+
+/// The other node that leaves, if one does.
+fn leaving<'a>(configuration: &'a Configuration, own: &NodeId) -> Option<&'a NodeId> {
+    match &configuration.change {
+        Some(NodeChange::Leaving(node)) if node != own => Some(node),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod election;
 mod follower;
 mod leader;
 pub mod log;
+pub mod membership;
 pub mod message;
 mod node;
 mod peers;

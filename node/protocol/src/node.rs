@@ -88,7 +88,7 @@ impl Node {
             Input::Members { request, members } => {
                 let result = match &mut self.leader {
                     None => Err(self.not_leader()),
-                    Some(leader) => leader.members(&self.replica, &members, effects),
+                    Some(leader) => leader.members(&mut self.replica, &members, effects),
                 };
                 effects.replies.push((request, result.map(|()| self.state_reply())));
             }
@@ -243,6 +243,9 @@ impl Node {
             commit,
             settings,
             followers: self.leader.as_ref().map(|leader| leader.peers.states()).unwrap_or_default(),
+            configuration: Some(
+                self.leader.as_ref().map(|leader| leader.configuration(&self.replica)).unwrap_or_default(),
+            ),
         }
     }
 
@@ -278,7 +281,16 @@ impl Node {
     }
 
     fn promote(&mut self, promote: &PromoteRequest, now: Micros, effects: &mut Effects) -> Result<(), PeerError> {
-        let PromoteRequest { epoch, storage_id, process_id, peers, members, lease_wait_ms: _, bootstrap } = promote;
+        let PromoteRequest {
+            epoch,
+            storage_id,
+            process_id,
+            peers,
+            members,
+            lease_wait_ms: _,
+            bootstrap,
+            configuration: _,
+        } = promote;
         let replica = &self.replica;
         let identity = &replica.identity;
         if self.leader.as_ref().is_some_and(|leader| leader.epoch == *epoch) {

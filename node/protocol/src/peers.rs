@@ -37,6 +37,10 @@ impl Copy {
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct Peer {
     pub(crate) address: PeerAddress,
+    /// Its own as long as it is a peer, whoever comes and goes besides it.
+    number: u8,
+    /// It is to be taken out: what it acknowledges no longer counts.
+    leaving: bool,
     pub(crate) stream: Option<StreamId>,
     pub(crate) copy: Option<Copy>,
     /// The copy on record; acknowledgements of any other do not count.
@@ -50,9 +54,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn new(address: PeerAddress) -> Self {
+    fn new(address: PeerAddress, number: u8) -> Self {
         Self {
             address,
+            number,
+            leaving: false,
             stream: None,
             copy: None,
             recorded: None,
@@ -62,9 +68,10 @@ impl Peer {
         }
     }
 
-    /// The copy, if it is the recorded one.
+    /// The copy, if it is the recorded one of a node that stays.
     pub(crate) fn counted(&self) -> Option<&Copy> {
-        self.copy.as_ref().filter(|copy| {
+        let stays = !self.leaving || planted(Bug::CountLeaver);
+        self.copy.as_ref().filter(|_| stays).filter(|copy| {
             self.recorded == Some(copy.storage_id)
                 || planted(Bug::CountByName) && self.recorded.is_some()
                 || planted(Bug::CountUnrecordedLearner) && copy.caught_up()
@@ -107,7 +114,7 @@ impl Peer {
     }
 }
 
-/// All followers, in the order of their names; that order numbers them for simulated round trips.
+/// All followers, in the order of their names; simulated round trips are drawn in that order and kept by number.
 #[derive(Debug, Clone)]
 pub(crate) struct Peers {
     peers: Vec<Peer>,
@@ -125,12 +132,53 @@ impl Hash for Peers {
 
 impl Peers {
     pub(crate) fn new(own: &NodeId, addresses: &[PeerAddress], members: &[Member]) -> Self {
-        let mut peers: Vec<Peer> =
-            addresses.iter().filter(|address| address.node != *own).cloned().map(Peer::new).collect();
-        peers.sort_by(|a, b| a.address.node.cmp(&b.address.node));
-        let mut peers = Self { peers, acknowledged: Vec::new() };
+        let mut peers = Self { peers: Vec::new(), acknowledged: Vec::new() };
+        peers.assign(own, addresses);
         peers.record(members);
         peers
+    }
+
+    /// Makes these the peers: some may be new, some moved, some gone. Returns the numbers of those that are gone, and
+    /// whether anything changed.
+    pub(crate) fn assign(&mut self, own: &NodeId, addresses: &[PeerAddress]) -> (Vec<u8>, bool) {
+        let mut changed = self.move_to(addresses);
+        let mut gone = Vec::new();
+        self.peers.retain(|peer| {
+            let stays = addresses.iter().any(|address| address.node == peer.address.node);
+            if !stays {
+                gone.push(peer.number);
+            }
+            stays
+        });
+        changed |= !gone.is_empty();
+        let mut addresses: Vec<&PeerAddress> = addresses.iter().filter(|address| address.node != *own).collect();
+        addresses.sort_by(|a, b| a.node.cmp(&b.node));
+        for address in addresses {
+            let place = self.peers.binary_search_by(|peer| peer.address.node.cmp(&address.node));
+            if let Err(place) = place {
+                self.peers.insert(place, Peer::new(address.clone(), self.free_number()));
+                changed = true;
+            }
+        }
+        (gone, changed)
+    }
+
+    fn free_number(&self) -> u8 {
+        (0..=u8::MAX)
+            .find(|number| self.peers.iter().all(|peer| peer.number != *number))
+            .expect("there are fewer peers")
+    }
+
+    /// Which peer no longer counts, for it is to be taken out.
+    pub(crate) fn set_leaving(&mut self, leaving: Option<&NodeId>) {
+        for peer in &mut self.peers {
+            peer.leaving = Some(&peer.address.node) == leaving;
+        }
+    }
+
+    /// The peer that no longer counts.
+    pub(crate) fn leaving(&self) -> Option<&NodeId> {
+        self.peers.iter().find(|peer| peer.leaving).map(|peer| &peer.address.node)
     }
 
     /// Whose copies count from now on.
@@ -151,7 +199,7 @@ impl Peers {
     }
 
     /// Takes new addresses; true if any changed.
-    pub(crate) fn move_to(&mut self, addresses: &[PeerAddress]) -> bool {
+    fn move_to(&mut self, addresses: &[PeerAddress]) -> bool {
         let mut moved = false;
         for peer in &mut self.peers {
             if let Some(address) = addresses.iter().find(|address| address.node == peer.address.node)
@@ -166,6 +214,11 @@ impl Peers {
 
     pub(crate) fn addresses(&self) -> Vec<PeerAddress> {
         self.peers.iter().map(|peer| peer.address.clone()).collect()
+    }
+
+    /// The number of each, in the order in which round trips are drawn for them.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> {
+        self.peers.iter().map(|peer| peer.number)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -187,17 +240,18 @@ impl Peers {
 
     pub(crate) fn named(&mut self, node: &NodeId) -> Option<(u8, &mut Peer)> {
         let index = self.peers.binary_search_by(|peer| peer.address.node.cmp(node)).ok()?;
-        Some((u8::try_from(index).ok()?, &mut self.peers[index]))
+        let peer = &mut self.peers[index];
+        Some((peer.number, peer))
     }
 
     /// How far a counted follower acknowledged.
     pub(crate) fn acknowledged_by(&self, follower: u8) -> Option<Seq> {
-        self.peers.get(usize::from(follower))?.counted().map(|copy| copy.match_seq)
+        self.peers.iter().find(|peer| peer.number == follower)?.counted().map(|copy| copy.match_seq)
     }
 
     /// The number of each counted follower, and how far it acknowledged.
     pub(crate) fn counted_matches(&self) -> impl Iterator<Item = (u8, Seq)> {
-        (0_u8..).zip(&self.peers).filter_map(|(number, peer)| Some((number, peer.counted()?.match_seq)))
+        self.peers.iter().filter_map(|peer| Some((peer.number, peer.counted()?.match_seq)))
     }
 
     /// How far each counted follower acknowledged, in no order.

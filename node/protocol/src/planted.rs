@@ -40,6 +40,18 @@ pub enum Bug {
     CountByName,
     /// Hold a lease with the smallest quorum instead of the largest.
     LeaseOnSmallerQuorum,
+    /// Count a node that has joined while recoveries still ask for as many answers as without it.
+    JoinUnrecorded,
+    /// Take a node out of the record before the others hold what it was counted for.
+    LeaveUncovered,
+    /// Say that all is covered although the leader itself leaves.
+    CoveredByLeaver,
+    /// Go on counting a node that leaves.
+    CountLeaver,
+    /// Forget, in a recovery, which quorum was known committed when a node was taken out.
+    IgnoreKnownQuorum,
+    /// Take the set of nodes from whoever speaks last.
+    IgnoreConfigurationNumber,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorumkv_api::{
     Delay, Epoch, NodeId, ProcessId, Seq, Settings, StorageId, WriteQuorum,
-    peer::{Member, MembersRequest, PeerAddress, PromoteRequest},
+    peer::{Configuration, Member, MembersRequest, PeerAddress, PromoteRequest},
 };
 use quorumkv_protocol::{
     Identity, Limits, Node, Recovered,
@@ -47,6 +47,7 @@ impl Pair {
             members: vec![own.clone(), follower.clone()],
             lease_wait_ms: 0,
             bootstrap: Some(Settings { write_quorum: WriteQuorum(1), delay: Delay::ZERO, ..Settings::default() }),
+            configuration: Configuration::default(),
         };
         let leader = Node::new(identity, Limits::default(), Recovered::default(), Micros(0));
         let mut pair = Self { leader, own, peers: peers.to_vec() };
@@ -87,8 +88,12 @@ impl Pair {
     }
 
     fn record(&mut self, now_ms: u64, copy: &Member) -> Vec<(WriteId, WriteOutcome)> {
-        let members =
-            MembersRequest { epoch: EPOCH, peers: self.peers.clone(), members: vec![self.own.clone(), copy.clone()] };
+        let members = MembersRequest {
+            epoch: EPOCH,
+            peers: self.peers.clone(),
+            members: vec![self.own.clone(), copy.clone()],
+            configuration: Configuration::default(),
+        };
         self.take(now_ms, Input::Members { request: REQUEST, members })
     }
 }

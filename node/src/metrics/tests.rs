@@ -39,6 +39,7 @@ fn inspection(role: Role) -> Inspection {
         commit: Seq(9),
         settings: Some(SettingsEntry { position, settings }),
         followers,
+        configuration: None,
     };
     Inspection { state, peers: Vec::new(), acknowledgements: vec![("f1".into(), Duration::from_millis(20))] }
 }

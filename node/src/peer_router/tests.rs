@@ -103,6 +103,7 @@ async fn only_the_chosen_process_is_promoted() {
         members: vec![Member { name: "n1".into(), storage_id: fenced.storage_id }],
         lease_wait_ms: 0,
         bootstrap: Some(quorumkv_api::Settings { write_quorum: quorumkv_api::WriteQuorum(1), ..Default::default() }),
+        configuration: quorumkv_api::peer::Configuration::default(),
     };
     let (status, refusal) = ask::<NodeState>(&node, Method::POST, "/promote", &order).await.expect_err("another");
     assert_eq!((status, refusal.reason), (StatusCode::CONFLICT, Refusal::OtherProcess));

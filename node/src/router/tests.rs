@@ -375,6 +375,7 @@ async fn status_shows_followers_with_their_urls_and_lags() {
             counted: true,
             caught_up: true,
         }],
+        configuration: None,
     };
     let (client_url, peer_url) = ("http://f1:5001".to_owned(), String::new());
     let peers = vec![PeerAddress { node: "f1".into(), client_url, peer_url }];

@@ -1,7 +1,11 @@
 use std::iter;
 
 use http::{Method, StatusCode};
-use quorumkv_api::{Epoch, StorageId, peer::Member};
+use quorumkv_api::{
+    Epoch, StorageId,
+    peer::{Member, NodeChange},
+};
+use quorumkv_protocol::membership::Membership;
 
 use super::*;
 use crate::{
@@ -174,8 +178,13 @@ async fn the_record_is_replaced_only_at_the_version_that_was_read() {
     let platform = StatusRecord::new(&client, &valid_cluster());
     let read = platform.record().await.expect("a record");
     let copy = Member { name: "demo-1".into(), storage_id: StorageId::random() };
-    let new =
-        Record { epoch: Epoch(1), leader: Some("demo-1".into()), last_leader: Some(copy.clone()), members: vec![copy] };
+    let new = Record {
+        epoch: Epoch(1),
+        leader: Some("demo-1".into()),
+        last_leader: Some(copy.clone()),
+        members: vec![copy],
+        membership: Membership::first(6).begin(NodeChange::Joining("demo-6".into())),
+    };
     let error = platform.replace(&read, new).await.expect_err("somebody was faster");
     assert!(matches!(error, RecordError::Conflict));
     drop((client, platform));
@@ -183,6 +192,11 @@ async fn the_record_is_replaced_only_at_the_version_that_was_read() {
     assert_eq!(patch["metadata"]["resourceVersion"], "10");
     assert_eq!(patch["status"]["leader"], "demo-1");
     assert_eq!(patch["status"]["members"][0]["role"], "Leader");
+    assert_eq!(
+        patch["status"]["configuration"],
+        json!({"number": 1, "nodes": 6, "joining": "demo-6", "leaving": null, "quorumSeq": null, "writeQuorum": null}),
+        "null, not absent, so that nothing stays of an earlier one"
+    );
 }
 
 #[tokio::test]

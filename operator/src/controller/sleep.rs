@@ -107,7 +107,7 @@ pub(super) async fn settle(
         falling.told = Some(note);
     }
     let message = "The store is about to sleep: no writes are taken, and the nodes stop when all hold everything";
-    report_asleep(site, HIBERNATING, message, memory).await?;
+    report_asleep(site, &settling.pass.record, HIBERNATING, message, memory).await?;
     Ok(Action::requeue(PAUSE))
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn rest(
         manage::leave_nobody_leading(site.platform).await.map_err(PassError::Record)?;
     }
     if stage == Stage::Stopping {
-        report_asleep(site, HIBERNATING, "The store is about to sleep: its nodes stop", memory).await?;
+        report_asleep(site, &known, HIBERNATING, "The store is about to sleep: its nodes stop", memory).await?;
         return Ok(Action::requeue(PAUSE));
     }
     if status::ready_reason(site.cluster.status.as_ref()) != Some(HIBERNATED) {
@@ -159,18 +159,19 @@ pub(super) async fn rest(
         publish(site.cluster, site.context, Reason::Hibernated, "Hibernate", &note).await;
     }
     let message = "The store sleeps: its volumes keep what was written, and hibernated: false wakes it up";
-    report_asleep(site, HIBERNATED, message, memory).await?;
+    report_asleep(site, &known, HIBERNATED, message, memory).await?;
     Ok(Action::requeue(ASLEEP))
 }
 
 async fn report_asleep(
     site: &Site<'_>,
+    record: &Record,
     reason: &'static str,
     message: &str,
     memory: &mut ClusterMemory,
 ) -> Result<(), ReconcileError> {
     let volumes = growth::grow(site, &mut memory.growth).await?;
-    let summary = status::asleep(&site.valid.store, reason, message);
+    let summary = status::asleep(&site.valid.store, record, reason, message);
     report(site, summary, (volumes.as_ref(), tls::problem(memory.tls.as_ref()))).await
 }
 

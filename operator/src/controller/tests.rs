@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     decide::Leadership,
+    scale::Scale,
     testing::{Scene, api, cluster, valid_cluster},
 };
 
@@ -39,6 +40,7 @@ pub(super) fn calm_pass() -> (ValidCluster, Pass) {
         settings_refusal: None,
         roll: Roll::Done,
         roll_held: false,
+        scale: Scale::Done,
         happenings: Vec::new(),
     };
     (ValidCluster { store: scene.store, ..valid_cluster() }, pass)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quorumkv_api::NodeId;
+use quorumkv_api::{NodeId, peer::NodeChange};
 
 use super::{Leadership, NodeView, Presence, Situation};
 
@@ -28,6 +28,8 @@ pub enum Hold {
     NoLeader,
     /// These are not ready, or hold less than the leader.
     Unwell(Vec<NodeId>),
+    /// This one is about to join or to leave.
+    Changing(NodeId),
 }
 
 impl Hold {
@@ -36,6 +38,7 @@ impl Hold {
     pub fn nodes(&self) -> &[NodeId] {
         match self {
             Self::Unproven(nodes) | Self::Unwell(nodes) => nodes,
+            Self::Changing(node) => std::slice::from_ref(node),
             Self::NoLeader => &[],
         }
     }
@@ -48,6 +51,7 @@ impl fmt::Display for Hold {
             Self::Unproven(_) => write!(f, "of those that are renewed already, {} must answer first", names()),
             Self::NoLeader => f.write_str("a leader must be active first"),
             Self::Unwell(_) => write!(f, "{} must be ready and caught up first", names()),
+            Self::Changing(node) => write!(f, "{node} must have joined or left first"),
         }
     }
 }
@@ -55,6 +59,9 @@ impl fmt::Display for Hold {
 /// Which outdated node is replaced next: first one that cannot start and so holds and serves nothing, then one whose
 /// process has ended, then the followers one at a time while all others are caught up, counted and ready, the leader
 /// last.
+///
+/// While a node joins or leaves, nobody else is replaced for being outdated, and no node joins or leaves while outdated
+/// ones are replaced ([`crate::scale`]).
 ///
 /// A description that makes nodes that do not work must not spread: while a node of the present one does not answer,
 /// nothing that has run, and may run again as it is, is replaced by another of its kind.
@@ -83,6 +90,16 @@ pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
         return Roll::Wait(Hold::NoLeader);
     }
     let unwell: Vec<NodeId> = unwell(situation);
+    if let Some(change) = &situation.record.membership.change {
+        // One thing at a time: before it is done nobody else is replaced, and one that leaves need not be.
+        let joins = |view: &&&NodeView| {
+            *change == NodeChange::Joining(view.address.node.clone()) && view.presence == Presence::Running
+        };
+        return match outdated.iter().find(joins) {
+            Some(view) if unwell.iter().all(|node| *node == view.address.node) => replace(view),
+            _ => Roll::Wait(Hold::Changing(change.node().clone())),
+        };
+    }
     let leader = situation.record.leader.as_ref();
     let followers: Vec<&&NodeView> = outdated.iter().filter(|view| Some(&view.address.node) != leader).collect();
     // The one that is unwell itself costs nobody anything: it is the first to go, and no other before it is back.
@@ -223,6 +240,34 @@ mod tests {
         Roll::Replace(name(5))
     )]
     fn outdated_nodes_are_replaced_one_at_a_time(#[case] bend: Bend, #[case] expected: Roll) {
+        assert_eq!(roll(&after(bend).situation(), &Leadership::Active), expected);
+    }
+
+    /// Not counted yet, and all others are well.
+    fn joins(scene: &mut Scene) {
+        scene.record.membership = scene.record.membership.begin(NodeChange::Joining(name(5)));
+        scene.seen(5).counted = false;
+    }
+
+    /// The leader may not have heard of it.
+    fn leaves(scene: &mut Scene) {
+        scene.record.membership = scene.record.membership.begin(NodeChange::Leaving(name(5)));
+    }
+
+    #[rstest]
+    #[case::while_one_joins(|s: &mut Scene| { one_is_renewed(s); joins(s); }, Roll::Wait(Hold::Changing(name(5))))]
+    #[case::while_one_leaves(|s: &mut Scene| { one_is_renewed(s); leaves(s); }, Roll::Wait(Hold::Changing(name(5))))]
+    #[case::what_leaves_is_not_renewed(|s: &mut Scene| { taken_back(s); leaves(s); }, Roll::Wait(Hold::Changing(name(5))))]
+    #[case::what_joins_is(|s: &mut Scene| { taken_back(s); joins(s); }, Roll::Replace(name(5)))]
+    #[case::not_while_another_is_unwell(
+        |s: &mut Scene| { taken_back(s); joins(s); s.seen(3).caught_up = false; },
+        Roll::Wait(Hold::Changing(name(5)))
+    )]
+    #[case::what_joins_cannot_start_and_is_taken_back(
+        |s: &mut Scene| { taken_back(s); joins(s); stopped(s, 5, no_image()); },
+        Roll::Replace(name(5))
+    )]
+    fn nobody_else_is_replaced_while_the_set_of_nodes_changes(#[case] bend: Bend, #[case] expected: Roll) {
         assert_eq!(roll(&after(bend).situation(), &Leadership::Active), expected);
     }
 

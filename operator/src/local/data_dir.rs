@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock          held while an operator uses the directory
-//! record.json   epoch, leader, last leader, members
+//! record.json   epoch, leader, last leader, members, number of nodes
 //! node-0/ …     one node's data each, locked by that node
 //! ```
 
@@ -46,7 +46,7 @@ pub(super) fn default_for(file: &Path, manifest: &Manifest) -> PathBuf {
 
 impl DataDir {
     /// Makes what is not there, and locks it.
-    pub(super) fn lock(root: &Path, nodes: usize) -> Result<Self, DataDirError> {
+    pub(super) fn lock(root: &Path) -> Result<Self, DataDirError> {
         let root = std::path::absolute(root)?;
         make(&root)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK))?;
@@ -56,10 +56,6 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(source.into()),
         }
         let directory = Self { root, _lock: lock };
-        for ordinal in 0..nodes {
-            // Here, because a node makes only the names within its folder durable.
-            make(&directory.node(ordinal))?;
-        }
         Ok(directory)
     }
 
@@ -70,11 +66,6 @@ impl DataDir {
     /// What a node's folder is called.
     pub(super) fn node_folder(ordinal: usize) -> String {
         format!("node-{ordinal}")
-    }
-
-    /// A node's folder.
-    pub(super) fn node(&self, ordinal: usize) -> PathBuf {
-        self.root.join(Self::node_folder(ordinal))
     }
 
     /// The file of the record.
@@ -100,6 +91,13 @@ impl DataDir {
         fs::rename(&passing, self.record())?;
         sync(&self.root)
     }
+}
+
+/// A node's folder, made if need be: a node makes only the names within its folder durable.
+pub(super) fn make_node(root: &Path, ordinal: usize) -> io::Result<PathBuf> {
+    let folder = root.join(DataDir::node_folder(ordinal));
+    make(&folder)?;
+    Ok(folder)
 }
 
 /// Makes a directory and the missing ones above it, so that their names outlive a loss of power.
@@ -134,17 +132,16 @@ mod tests {
     fn two_operators_do_not_share_a_directory() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().join("a/b");
-        let first = DataDir::lock(&root, 2).expect("free");
-        assert!(first.node(1).is_dir(), "a node's folder is there before the node");
-        assert!(matches!(DataDir::lock(&root, 2), Err(DataDirError::Taken)));
+        let first = DataDir::lock(&root).expect("free");
+        assert!(matches!(DataDir::lock(&root), Err(DataDirError::Taken)));
         drop(first);
-        DataDir::lock(&root, 2).expect("free again");
+        DataDir::lock(&root).expect("free again");
     }
 
     #[test]
     fn the_record_is_replaced_as_a_whole() {
         let folder = tempfile::tempdir().expect("a folder");
-        let directory = DataDir::lock(folder.path(), 1).expect("free");
+        let directory = DataDir::lock(folder.path()).expect("free");
         assert_eq!(directory.read_record().expect("readable"), None);
         for contents in ["a longer text", "short"] {
             directory.write_record(contents.as_bytes()).expect("there is room");

@@ -1,7 +1,6 @@
 //! The page of a local store: where it is served, what it shows, and what becomes of a wish made there.
 
 use std::{
-    collections::HashMap,
     future::IntoFuture as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
@@ -20,11 +19,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Local, LocalError,
-    process::{Control, Process},
-};
+use super::{Local, LocalError, fleet::Controls, process::Control};
 use crate::{
+    manage::KnownNode,
     page::{
         Abilities, Change, Hosts, News, NodeAction, NodeInfo, Page, Refused, Source, StoreName, StoreView, http_client,
         router,
@@ -116,11 +113,11 @@ pub(super) struct Desk {
 
 impl Desk {
     /// Shows what a pass found.
-    pub(super) fn show(&self, summary: &Summary, wanted: Settings, remark: Option<String>, processes: &[Process]) {
-        let nodes = processes.iter().map(|process| NodeInfo {
-            node: process.address.node.clone(),
-            url: process.address.client_url.clone(),
-            presence: process.presence(),
+    pub(super) fn show(&self, summary: &Summary, wanted: Settings, remark: Option<String>, nodes: Vec<KnownNode>) {
+        let nodes = nodes.into_iter().map(|KnownNode { address, presence, .. }| NodeInfo {
+            node: address.node,
+            url: address.client_url,
+            presence,
             halted: false,
         });
         let (ready, message) = (summary.ready.holds, summary.ready.message.clone());
@@ -170,7 +167,7 @@ struct Processes {
     news: News,
     shown: Arc<Mutex<Option<StoreView>>>,
     wishes: mpsc::Sender<Wish>,
-    processes: HashMap<NodeId, Control>,
+    controls: Controls,
 }
 
 fn lock(shown: &Mutex<Option<StoreView>>) -> MutexGuard<'_, Option<StoreView>> {
@@ -182,7 +179,7 @@ pub(super) fn serve(
     bound: Bound,
     name: &str,
     file: &Path,
-    processes: &[Process],
+    controls: Controls,
     stop: &CancellationToken,
 ) -> (Desk, Option<JoinHandle<()>>) {
     let store = StoreName { namespace: "local".to_owned(), name: name.to_owned() };
@@ -190,8 +187,7 @@ pub(super) fn serve(
     let (news, shown) = (News::default(), Arc::default());
     let desk = Desk { store: store.clone(), news: news.clone(), shown: Arc::clone(&shown), wishes: received };
     let Some((listener, http)) = bound.port else { return (desk, None) };
-    let processes = processes.iter().map(|process| (process.address.node.clone(), process.control())).collect();
-    let source = Processes { store, file: file.display().to_string(), news: news.clone(), shown, wishes, processes };
+    let source = Processes { store, file: file.display().to_string(), news: news.clone(), shown, wishes, controls };
     let page = Page::new(Arc::new(source), news, http, stop.clone());
     let (router, stop) = (router(Arc::new(page), Hosts::default()), stop.clone());
     let server = tokio::spawn(async move {
@@ -207,9 +203,13 @@ pub(super) fn serve(
 }
 
 impl Processes {
+    fn control(&self, node: &NodeId) -> Option<Control> {
+        self.controls.lock().expect("nobody panics while holding the processes").get(node).cloned()
+    }
+
     fn signal(&self, node: &NodeId, action: NodeAction) -> Result<(), Refused> {
         let unknown = || Refused::new(StatusCode::NOT_FOUND, format!("there is no node {node}"));
-        let control = self.processes.get(node).ok_or_else(unknown)?;
+        let control = self.control(node).ok_or_else(unknown)?;
         let (signal, done) = match action {
             NodeAction::Halt => (Signal::STOP, "is halted (SIGSTOP)"),
             NodeAction::Continue => (Signal::CONT, "goes on (SIGCONT)"),
@@ -244,7 +244,7 @@ impl Source for Processes {
         let mut view = lock(&self.shown).clone().filter(|_| *store == self.store)?;
         // Processes are looked at now; the rest is as the last pass found it.
         for info in &mut view.nodes {
-            if let Some(control) = self.processes.get(&info.node) {
+            if let Some(control) = self.control(&info.node) {
                 (info.presence, info.halted) = (control.presence(), control.is_halted());
             }
         }

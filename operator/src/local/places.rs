@@ -50,28 +50,35 @@ impl Names {
 
 /// Where the nodes will serve, once every port has been found free.
 pub(super) fn places(args: &LocalArgs, store: &Store) -> Result<Vec<Place>, LocalError> {
-    let count = store.nodes.len();
-    if !args.hosts.is_empty() && args.hosts.len() != count {
-        return Err(LocalError::Hosts { hosts: args.hosts.len(), nodes: count });
+    has_room(args, store.nodes.len().max(store.wanted))?;
+    store.nodes.iter().enumerate().map(|(ordinal, node)| place(args, ordinal, node)).collect()
+}
+
+/// Whether so many nodes have addresses and ports.
+pub(super) fn has_room(args: &LocalArgs, nodes: usize) -> Result<(), LocalError> {
+    if !args.hosts.is_empty() && args.hosts.len() < nodes {
+        return Err(LocalError::Hosts { hosts: args.hosts.len(), nodes });
     }
     let (first, second) = (usize::from(args.port.min(args.peer_port)), usize::from(args.port.max(args.peer_port)));
-    if first + count > second {
-        return Err(LocalError::Overlap { port: args.port, peer_port: args.peer_port, nodes: count });
+    if first + nodes > second {
+        return Err(LocalError::Overlap { port: args.port, peer_port: args.peer_port, nodes });
     }
-    let names = Names::of(args);
-    let mut places = Vec::new();
-    for (ordinal, node) in store.nodes.iter().enumerate() {
-        let host = names.host(ordinal);
-        let port = free_port(host, args.port, ordinal, "client port", &node.0)?;
-        let peer_port = free_port(host, args.peer_port, ordinal, "peer port", &node.0)?;
-        let address = PeerAddress {
-            node: node.clone(),
-            client_url: format!("http://{host}:{port}"),
-            peer_url: format!("http://{host}:{peer_port}"),
-        };
-        places.push(Place { address, host, port, peer_port });
-    }
-    Ok(places)
+    Ok(())
+}
+
+/// Where a node will serve, once its ports have been found free.
+pub(super) fn place(args: &LocalArgs, ordinal: usize, node: &NodeId) -> Result<Place, LocalError> {
+    let host = Names::of(args).host(ordinal);
+    let port = free_port(host, args.port, ordinal, "client port", &node.0)?;
+    let peer_port = free_port(host, args.peer_port, ordinal, "peer port", &node.0)?;
+    Ok(Place { address: address(args, ordinal, node), host, port, peer_port })
+}
+
+/// Name and URLs of a node.
+pub(super) fn address(args: &LocalArgs, ordinal: usize, node: &NodeId) -> PeerAddress {
+    let host = Names::of(args).host(ordinal);
+    let url = |first: u16| format!("http://{host}:{}", usize::from(first) + ordinal);
+    PeerAddress { node: node.clone(), client_url: url(args.port), peer_url: url(args.peer_port) }
 }
 
 fn free_port(host: Ipv4Addr, first: u16, ordinal: usize, what: &'static str, node: &str) -> Result<u16, LocalError> {
@@ -103,6 +110,10 @@ mod tests {
     fn store(args: &LocalArgs, nodes: usize) -> Store {
         Store {
             nodes: (0..nodes).map(|n| Names::of(args).node(n)).collect(),
+            names: (0..10).map(|n| Names::of(args).node(n)).collect(),
+            wanted: nodes,
+            settled: true,
+            resting: false,
             settings: quorumkv_api::Settings::default(),
             data_loss: crate::crd::DataLossPolicy::Halt,
             switchover_to: None,

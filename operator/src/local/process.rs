@@ -65,6 +65,8 @@ pub(super) struct Process {
     /// Where it serves.
     pub(super) address: PeerAddress,
     control: Control,
+    /// Ends this one alone.
+    stop: CancellationToken,
     keeper: JoinHandle<()>,
 }
 
@@ -106,15 +108,22 @@ impl Control {
 }
 
 impl Process {
-    /// Starts a node and keeps it running until `keeping.stop`.
+    /// Starts a node and keeps it running until `keeping.stop`, or [`Self::stop`].
     ///
     /// Its data is in `folder`, or else in its memory.
     pub(super) fn start(place: Place, folder: Option<PathBuf>, launch: Launch, keeping: Keeping) -> Self {
         let (signals, wanted) = mpsc::channel(8);
         let control = Control { running: Arc::default(), halted: Arc::default(), signals };
         let address = place.address.clone();
+        let stop = keeping.stop.child_token();
+        let keeping = Keeping { stop: stop.clone(), ..keeping };
         let keeper = tokio::spawn(keep(place, folder, launch, keeping, control.clone(), wanted));
-        Self { address, control, keeper }
+        Self { address, control, stop, keeper }
+    }
+
+    /// Lets it end; the others go on.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// Whether its process is there.

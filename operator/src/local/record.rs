@@ -7,7 +7,11 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use quorumkv_api::{NodeId, peer::Member};
+use quorumkv_api::{
+    NodeId,
+    peer::{Member, NodeChange},
+};
+use quorumkv_protocol::membership::Membership;
 use serde::{Deserialize, Serialize};
 
 use super::data_dir::DataDir;
@@ -16,7 +20,9 @@ use crate::{
     record::{Platform, Record, RecordError, UnreadableRecord, Versioned},
 };
 
-const FORMAT: u32 = 1;
+/// Of stores whose set of nodes has never changed: releases in which it could not change read that, too.
+const FIRST_FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What the file holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,7 +45,7 @@ pub(super) enum RecordFileError {
     #[error("is no record: {0}. It says whose copies count, and nothing else does: bring back the file as it was")]
     Parse(#[from] serde_json::Error),
     /// Another version wrote it.
-    #[error("has format {0}, this version reads {FORMAT}")]
+    #[error("has format {0}, this version reads {FIRST_FORMAT} and {FORMAT}")]
     Format(u32),
     /// It is another store's.
     #[error(
@@ -50,16 +56,6 @@ pub(super) enum RecordFileError {
         found: String,
         /// Who asked.
         wanted: String,
-    },
-    /// The store has another size.
-    #[error(
-        "is of a store with {found} followers, the manifest wants {wanted}: their number is fixed when a store is made"
-    )]
-    OtherFollowers {
-        /// How many it has.
-        found: usize,
-        /// How many were asked for.
-        wanted: usize,
     },
     /// A field cannot be understood.
     #[error(transparent)]
@@ -74,23 +70,20 @@ pub(super) enum RecordFileError {
 struct Keeper {
     directory: DataDir,
     name: String,
-    /// The store's nodes, in the order of their folders.
+    /// All nodes that the store can have, in the order of their folders.
     nodes: Vec<NodeId>,
 }
 
 impl Keeper {
     fn read(&self) -> Result<Option<Record>, RecordFileError> {
         let Some(contents) = self.directory.read_record()? else { return Ok(None) };
-        let Stored { format, name, followers, status } = serde_json::from_slice(&contents)?;
-        if format != FORMAT {
+        let Stored { format, name, followers, mut status } = serde_json::from_slice(&contents)?;
+        if ![FIRST_FORMAT, FORMAT].contains(&format) {
             return Err(RecordFileError::Format(format));
         }
+        status.followers = i32::try_from(followers).ok();
         if name != self.name {
             return Err(RecordFileError::OtherStore { found: name, wanted: self.name.clone() });
-        }
-        let wanted = self.nodes.len().saturating_sub(1);
-        if followers != wanted {
-            return Err(RecordFileError::OtherFollowers { found: followers, wanted });
         }
         let record = Record::from_status(Some(&status))?;
         let of_folder = |folder: &NodeId| {
@@ -112,10 +105,12 @@ impl Keeper {
             leader: record.leader.as_ref().map(|leader| leader.0.clone()),
             last_leader: record.last_leader_status(),
             members: record.member_statuses(),
+            configuration: record.configuration_status().filter(|_| record.membership.number > 0),
             ..KvClusterStatus::default()
         };
-        let followers = self.nodes.len().saturating_sub(1);
-        let stored = Stored { format: FORMAT, name: self.name.clone(), followers, status };
+        let followers = record.membership.nodes.saturating_sub(1);
+        let format = if status.configuration.is_some() { FORMAT } else { FIRST_FORMAT };
+        let stored = Stored { format, name: self.name.clone(), followers, status };
         let mut contents = serde_json::to_vec_pretty(&stored)?;
         contents.push(b'\n');
         Ok(self.directory.write_record(&contents)?)
@@ -123,13 +118,19 @@ impl Keeper {
 }
 
 fn renamed<Error>(record: Record, name: impl Fn(&NodeId) -> Result<NodeId, Error>) -> Result<Record, Error> {
-    let Record { epoch, leader, last_leader, members } = record;
+    let Record { epoch, leader, last_leader, members, membership } = record;
+    let change = match membership.change {
+        Some(NodeChange::Joining(node)) => Some(NodeChange::Joining(name(&node)?)),
+        Some(NodeChange::Leaving(node)) => Some(NodeChange::Leaving(name(&node)?)),
+        None => None,
+    };
     let member = |Member { name: old, storage_id }: Member| Ok(Member { name: name(&old)?, storage_id });
     Ok(Record {
         epoch,
         leader: leader.as_ref().map(&name).transpose()?,
         last_leader: last_leader.map(member).transpose()?,
         members: members.into_iter().map(member).collect::<Result<_, _>>()?,
+        membership: Membership { change, ..membership },
     })
 }
 
@@ -206,14 +207,20 @@ mod tests {
     }
 
     fn opened(root: &Path, name: &str, nodes: Vec<NodeId>) -> Result<LocalRecord, RecordFileError> {
-        let directory = DataDir::lock(root, nodes.len()).expect("free");
+        let directory = DataDir::lock(root).expect("free");
         LocalRecord::kept_in(directory, name.to_owned(), nodes)
     }
 
     fn led_by_the_second(nodes: &[NodeId]) -> Record {
         let members: Vec<Member> =
             nodes.iter().map(|name| Member { name: name.clone(), storage_id: StorageId::random() }).collect();
-        Record { epoch: Epoch(7), leader: Some(nodes[1].clone()), last_leader: Some(members[1].clone()), members }
+        Record {
+            epoch: Epoch(7),
+            leader: Some(nodes[1].clone()),
+            last_leader: Some(members[1].clone()),
+            membership: Membership::first(members.len()),
+            members,
+        }
     }
 
     #[tokio::test]
@@ -244,6 +251,28 @@ mod tests {
         assert_eq!(found.members[2].name, "127.0.0.1:7002".into());
     }
 
+    /// What earlier releases wrote, and read as before as long as the set of nodes has never changed.
+    #[tokio::test]
+    async fn a_change_of_the_nodes_is_kept_in_a_format_that_earlier_releases_refuse() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = opened(folder.path(), "demo", nodes(5000)).expect("a new directory");
+        let format = || {
+            let text = fs::read_to_string(folder.path().join("record.json")).expect("it was written");
+            serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["format"].clone()
+        };
+        let mut record = led_by_the_second(&nodes(5000));
+        let read = kept.record().await.expect("read");
+        let read = kept.replace(&read, record.clone()).await.expect("there is room");
+        assert_eq!(format(), 1);
+        record.membership = record.membership.begin(NodeChange::Leaving(nodes(5000)[2].clone()));
+        kept.replace(&read, record.clone()).await.expect("there is room");
+        assert_eq!(format(), 2);
+        drop(kept);
+        let again = opened(folder.path(), "demo", nodes(7000)).expect("its own directory");
+        let found = again.record().await.expect("read").record;
+        assert_eq!(found.membership.leaving(), Some(&nodes(7000)[2]));
+    }
+
     #[tokio::test]
     async fn what_cannot_be_written_is_not_taken_for_recorded() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -257,24 +286,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case::another_store("demo", 3, "other", "belongs to the store \"demo\", the manifest describes \"other\"")]
-    #[case::another_size("demo", 2, "demo", "is of a store with 2 followers, the manifest wants 1")]
-    fn the_directory_of_another_store_is_refused(
-        #[case] made_for: &str,
-        #[case] nodes_left: usize,
-        #[case] wanted: &str,
-        #[case] message: &str,
-    ) {
+    #[case::another_store("demo", "other", "belongs to the store \"demo\", the manifest describes \"other\"")]
+    fn the_directory_of_another_store_is_refused(#[case] made_for: &str, #[case] wanted: &str, #[case] message: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         opened(folder.path(), made_for, nodes(5000)).expect("a new directory");
-        let error =
-            opened(folder.path(), wanted, nodes(5000)[..nodes_left].to_vec()).expect_err("another's").to_string();
+        let error = opened(folder.path(), wanted, nodes(5000)).expect_err("another's").to_string();
         assert!(error.contains(message), "{error}");
     }
 
     #[rstest]
     #[case::cut_off(|text: &str| text[..text.len() / 2].to_owned(), "is no record")]
-    #[case::of_the_future(|text: &str| text.replace("\"format\": 1", "\"format\": 2"), "format 2")]
+    #[case::of_the_future(|text: &str| text.replace("\"format\": 1", "\"format\": 3"), "format 3")]
     #[case::a_strange_copy(|text: &str| text.replace("\"storageId\": \"", "\"storageId\": \"x"), "is no UUID")]
     #[case::a_strange_node(|text: &str| text.replace("node-1", "node-9"), "names a node node-9")]
     #[tokio::test]

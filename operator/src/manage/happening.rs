@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use quorumkv_api::{Epoch, NodeId, Settings};
+use quorumkv_api::{Epoch, NodeId, Settings, peer::NodeChange};
 
 use crate::{
     decide::{ElectionReason, Hold, Trouble},
@@ -68,6 +68,36 @@ pub enum Happening {
         /// What keeps one of the nodes that are waited for from running, if the platform says so.
         trouble: Option<(NodeId, Trouble)>,
     },
+    /// A node shall be one of the store's.
+    NodeJoining {
+        /// Who.
+        node: NodeId,
+    },
+    /// It is.
+    NodeJoined {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node shall be none of the store's.
+    NodeLeaving {
+        /// Who.
+        node: NodeId,
+    },
+    /// It is none any more.
+    NodeLeft {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node neither joins nor leaves after all.
+    ScalingGivenUp {
+        /// What does not happen.
+        change: NodeChange,
+    },
+    /// The number of nodes cannot be changed yet.
+    ScalingWaits {
+        /// Why.
+        reason: String,
+    },
     /// New settings are in force.
     SettingsApplied {
         /// Which.
@@ -103,6 +133,12 @@ impl Happening {
             Self::Rolling { .. } => Reason::Rolling,
             Self::Rolled => Reason::Rolled,
             Self::RollHeld { .. } => Reason::RollHeld,
+            Self::NodeJoining { .. } => Reason::NodeJoining,
+            Self::NodeJoined { .. } => Reason::NodeJoined,
+            Self::NodeLeaving { .. } => Reason::NodeLeaving,
+            Self::NodeLeft { .. } => Reason::NodeLeft,
+            Self::ScalingGivenUp { .. } => Reason::ScalingGivenUp,
+            Self::ScalingWaits { .. } => Reason::ScalingWaits,
             Self::SettingsApplied { .. } => Reason::SettingsApplied,
             Self::SettingsRefused { .. } => Reason::SettingsRefused,
             Self::LockedOut { .. } => Reason::NodesRefuseToken,
@@ -131,6 +167,12 @@ impl Happening {
             }
             Self::Recorded { node } => format!("Record-{node}"),
             Self::Rolling { .. } | Self::Rolled | Self::RollHeld { .. } => "Roll".to_owned(),
+            Self::NodeJoining { node } => format!("Join-{node}"),
+            Self::NodeJoined { node } => format!("Joined-{node}"),
+            Self::NodeLeaving { node } => format!("Leave-{node}"),
+            Self::NodeLeft { node } => format!("Left-{node}"),
+            Self::ScalingGivenUp { change } => format!("GiveUp-{}", change.node()),
+            Self::ScalingWaits { .. } => "Scale".to_owned(),
             Self::SettingsApplied { settings } => format!("Apply-{}-{}", settings.write_quorum, settings.delay),
             Self::SettingsRefused { .. } => "ApplySettings".to_owned(),
             Self::LockedOut { .. } => "Probe".to_owned(),
@@ -163,6 +205,18 @@ impl fmt::Display for Happening {
             Self::RollHeld { hold, trouble: Some((node, trouble)) } => {
                 write!(f, "No node is replaced: {hold} ({node}: {trouble})")
             }
+            Self::NodeJoining { node } => write!(f, "{node} joins: it learns, and counts once it has caught up"),
+            Self::NodeJoined { node } => write!(f, "{node} has joined and counts from now on"),
+            Self::NodeLeaving { node } => {
+                write!(
+                    f,
+                    "{node} leaves: it counts no longer, and goes once the others hold all that it was counted for"
+                )
+            }
+            Self::NodeLeft { node } => write!(f, "{node} has left"),
+            Self::ScalingGivenUp { change: NodeChange::Joining(node) } => write!(f, "{node} does not join after all"),
+            Self::ScalingGivenUp { change: NodeChange::Leaving(node) } => write!(f, "{node} stays after all"),
+            Self::ScalingWaits { reason } => write!(f, "The number of followers cannot be changed yet: {reason}"),
             Self::SettingsApplied { settings: Settings { write_quorum, delay, write_timeout } } => {
                 let timeout = quorumkv_api::settings::format_duration(*write_timeout);
                 write!(f, "In force now: writeQuorum {write_quorum}, delay {delay}, writeTimeout {timeout}")

@@ -51,6 +51,7 @@ mod tests {
     use crate::{
         decide::{Leadership, PodReport, Trouble},
         reason::Reason,
+        scale::Scale,
         testing::{Scene, name},
     };
 
@@ -63,6 +64,7 @@ mod tests {
             settings_refusal: None,
             roll,
             roll_held: false,
+            scale: Scale::Done,
             happenings: Vec::new(),
         }
     }

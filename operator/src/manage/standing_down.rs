@@ -26,7 +26,8 @@ pub struct Settling {
 /// the nodes stand down; when all of them hold the same then, or the time is over, they may stop. Otherwise the next
 /// pass elects a leader once more, from whom the others fetch what they lack.
 ///
-/// A wish for another leader waits until there is one again, and so does another description of the nodes.
+/// A wish for another leader waits until there is one again, and so do another description of the nodes and another
+/// number of them. A node that was joining or leaving does not, unless that is as good as done.
 ///
 /// # Errors
 /// See [`PassError`]. A node that does not answer is no error.
@@ -39,7 +40,7 @@ pub async fn settle<P: Platform>(
     memory: &mut Memory,
     in_time: bool,
 ) -> Result<Settling, PassError> {
-    let store = &Store { switchover_to: None, ..store.clone() };
+    let store = &Store { switchover_to: None, resting: true, ..store.clone() };
     nodes.iter_mut().for_each(|node| node.outdated = false);
     memory.rolling = Default::default();
     let mut pass = pass(platform, client, store, nodes, known, memory).await?;

@@ -101,6 +101,43 @@ async fn a_learner_is_recorded_first_and_counted_second() {
 }
 
 #[tokio::test]
+async fn a_node_leaves_on_record_before_the_leader_hears_of_it_and_is_gone_once_the_leader_can_do_without() {
+    let mut scene = Scene::steady();
+    scene.store.wanted = 5;
+    let mut world = World::of(scene).await;
+    let begun = world.pass().await.expect("a pass");
+    assert_eq!(world.journal(), ["record epoch 3 leader n0 members 6"]);
+    assert_eq!(begun.happenings, [Happening::NodeLeaving { node: name(5) }]);
+    let told = world.pass().await.expect("a pass");
+    assert_eq!(world.journal(), ["n0 members 6 of epoch 3 in set 1 of 6"]);
+    assert_eq!(told.record.membership.nodes, 6, "the leader's word for it comes with the next pass");
+    let done = world.pass().await.expect("a pass");
+    assert_eq!(world.journal(), ["record epoch 3 leader n0 members 5"]);
+    assert_eq!(done.happenings, [Happening::NodeLeft { node: name(5) }]);
+    assert_eq!((done.record.membership.nodes, done.record.membership.number), (5, 2));
+    assert!(done.record.membership.known_quorum.is_some(), "recorded together with N - 1");
+    // Whoever still takes it for one of the store's nodes does nothing.
+    assert!(matches!(world.pass().await, Err(PassError::Record(RecordError::Conflict))));
+    assert_eq!(world.journal(), [""; 0]);
+    world.scene.store = world.scene.store.as_recorded(&done.record);
+    world.nodes.pop();
+    world.pass().await.expect("a pass");
+    assert_eq!(world.journal(), ["n0 members 5 of epoch 3 in set 2 of 5"]);
+}
+
+#[tokio::test]
+async fn a_quorum_for_more_followers_than_there_are_waits_for_them() {
+    let mut scene = Scene::steady();
+    (scene.store.wanted, scene.store.settings.write_quorum) = (8, WriteQuorum(7));
+    let mut world = World::of(scene).await;
+    let begun = world.pass().await.expect("a pass");
+    assert_eq!(world.journal(), ["record epoch 3 leader n0 members 6"], "no settings were pushed");
+    assert_eq!(begun.happenings, [Happening::NodeJoining { node: name(6) }]);
+    // The platform makes the node; until then nobody deals with a set that is not there.
+    assert!(matches!(world.pass().await, Err(PassError::Record(RecordError::Conflict))));
+}
+
+#[tokio::test]
 async fn new_settings_are_pushed_once() {
     let mut scene = Scene::steady();
     scene.store.settings.write_quorum = WriteQuorum(5);

@@ -20,8 +20,9 @@ use crate::{
     crd::KvCluster,
     manage::KnownNode,
     observe::{self, Caches},
+    record::Record,
     switchover,
-    validate::validate,
+    validate::{ValidCluster, validate},
 };
 
 /// Under this name the page owns what it patches.
@@ -88,6 +89,9 @@ impl Source for Kubernetes {
         });
         Some(match validate(&cluster, &self.node_image) {
             Ok(valid) => {
+                // Where the record cannot be read, the spec says how many there shall be.
+                let record = Record::from_status(cluster.status.as_ref()).unwrap_or_default();
+                let valid = ValidCluster { store: valid.store.as_recorded(&record), ..valid };
                 let known = observe::known_nodes(&valid, &observe::observe(&self.caches, &valid));
                 let nodes = known.into_iter().map(info).collect();
                 StoreView { ready, message, wanted: valid.store.settings, remark: None, nodes }

@@ -13,8 +13,8 @@ use quorumkv_api::{
     Epoch, NodeId, SettingsPatch,
     lab::Role,
     peer::{
-        FenceReply, FenceRequest, MembersRequest, NodeState, PeerError, PromoteRequest, Refusal, SettingsEntry,
-        SettingsReply,
+        ConfigurationState, FenceReply, FenceRequest, MembersRequest, NodeChange, NodeState, PeerError, PromoteRequest,
+        Refusal, SettingsEntry, SettingsReply,
     },
 };
 
@@ -115,8 +115,13 @@ async fn promote(State(node): State<Arc<Node>>, Json(request): Json<PromoteReque
 }
 
 async fn members(State(node): State<Arc<Node>>, Json(request): Json<MembersRequest>) -> Json<NodeState> {
-    let count = request.members.len();
-    Json(node.note(&format!("members {} of epoch {}", count, request.epoch)).clone())
+    let (count, number) = (request.members.len(), request.configuration.number);
+    let set = if number == 0 { String::new() } else { format!(" in set {number} of {}", request.peers.len()) };
+    let mut state = node.note(&format!("members {count} of epoch {}{set}", request.epoch));
+    // What it was counted for is on all others.
+    let covered = matches!(request.configuration.change, Some(NodeChange::Leaving(_)));
+    state.configuration = Some(ConfigurationState { number, covered });
+    Json(state.clone())
 }
 
 async fn settings(State(node): State<Arc<Node>>, Json(patch): Json<SettingsPatch>) -> Json<SettingsReply> {

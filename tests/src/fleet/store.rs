@@ -229,7 +229,7 @@ mod tests {
     use quorumkv_api::{
         Settings, SettingsPatch, WriteQuorum,
         lab::Role,
-        peer::{FenceReply, Member, MembersRequest, PromoteRequest},
+        peer::{Configuration, FenceReply, Member, MembersRequest, PromoteRequest},
     };
 
     use super::*;
@@ -269,6 +269,7 @@ mod tests {
             members: members.clone(),
             lease_wait_ms: 0,
             bootstrap: Some(Settings::default()),
+            configuration: Configuration::default(),
         };
         let asked = store.ask(&name(0), |request| Input::Promote { request, promote });
         answered(asked).expect("promoted");
@@ -308,7 +309,8 @@ mod tests {
         let back = seen(&store);
         assert!(back.connected && back.caught_up && !back.counted, "{back:?}");
         members[3].storage_id = back.storage_id.expect("it presented its copy");
-        let members = MembersRequest { epoch: Epoch(1), peers: peers(6), members };
+        let configuration = Configuration::default();
+        let members = MembersRequest { epoch: Epoch(1), peers: peers(6), members, configuration };
         let asked = store.ask(&name(0), |request| Input::Members { request, members });
         answered(asked).expect("taken");
         assert!(seen(&store).counted);

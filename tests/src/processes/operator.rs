@@ -4,7 +4,10 @@ use std::{
     fmt, fs,
     net::Ipv4Addr,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,7 +45,8 @@ pub enum Hosts {
 pub struct LocalOperator {
     process: Mutex<Process>,
     ports: PortBlock,
-    nodes: usize,
+    /// How many there shall be, by the manifest as it was last saved.
+    nodes: AtomicUsize,
     hosts: Hosts,
     manifest: PathBuf,
     client: LabClient,
@@ -109,7 +113,7 @@ impl LocalOperator {
             Launch { name: "operator".to_owned(), program: programs::operator()?, arguments, environment: Vec::new() };
         let process = Mutex::new(Process::new(launch, folder.path()));
         let client = LabClient::new(Duration::from_secs(10))?;
-        Ok(Self { process, ports, nodes, hosts, manifest: file, client, folder })
+        Ok(Self { process, ports, nodes: AtomicUsize::new(nodes), hosts, manifest: file, client, folder })
     }
 
     fn lock(&self) -> MutexGuard<'_, Process> {
@@ -168,13 +172,28 @@ impl LocalOperator {
     /// Client URLs of all nodes.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
-        (0..self.nodes).map(|index| format!("http://{}:{}", host(self.hosts, index), self.ports.port(index))).collect()
+        self.first_urls(self.nodes.load(Ordering::Relaxed))
+    }
+
+    /// Client URLs of so many nodes, whether they are there or not.
+    #[must_use]
+    pub fn first_urls(&self, nodes: usize) -> Vec<String> {
+        (0..nodes).map(|index| format!("http://{}:{}", host(self.hosts, index), self.ports.port(index))).collect()
+    }
+
+    /// Saves the manifest with another number of followers, whatever else it changes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn scale(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        self.nodes.store(manifest.followers + 1, Ordering::Relaxed);
+        self.save(&manifest.to_string())
     }
 
     /// Peer URLs of all nodes, in the order of [`Self::urls`].
     #[must_use]
     pub fn peer_urls(&self) -> Vec<String> {
-        (0..self.nodes)
+        (0..self.nodes.load(Ordering::Relaxed))
             .map(|index| format!("http://{}:{}", host(self.hosts, index), self.ports.port(10 + index)))
             .collect()
     }
@@ -288,7 +307,7 @@ impl LocalOperator {
     /// # Errors
     /// As [`Self::leader_status`].
     pub async fn whole(&self, within: Duration) -> anyhow::Result<(String, StatusReply)> {
-        let followers = self.nodes - 1;
+        let followers = self.nodes.load(Ordering::Relaxed) - 1;
         let all = format!("followers {followers}/{followers}");
         self.says("every follower counts", within, |line| line.contains("ready: leader") && line.contains(&all))
             .await?;

@@ -18,6 +18,7 @@ use quorumkv_operator::{
     decide::{self, Leadership, NodeView, Roll},
     manage::{self, ANSWER_TIMEOUT, Memory, Pass, PassError},
     record::{Platform, Record, RecordError, Versioned},
+    scale::Scale,
 };
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -189,6 +190,7 @@ fn is_good(world: &World, pass: &Pass) -> bool {
         && decide::is_whole(&situation)
         && pass.nodes.iter().all(recorded)
         && in_force == Some(store.settings)
+        && pass.scale == Scale::Done
         && store.switchover_to.is_none()
         && pass.roll == Roll::Done
         && world.stage() == (false, true)

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::{
     gate::{Fate, Late, Step, by_kind},
     manager::{End, Manager},
-    world::{Options, PATIENCE, Storage, World, name},
+    world::{NODES, Options, PATIENCE, Storage, World, name},
 };
 
 /// Pause of a store's client: many stores share the machine.
@@ -37,6 +37,7 @@ pub(crate) enum Scenario {
     Switchover,
     Roll,
     Hibernation,
+    Scaled,
 }
 
 impl Scenario {
@@ -50,6 +51,7 @@ impl Scenario {
             Self::Switchover => &["state", "read", "withdraw", "replace", "fence", "promote"],
             Self::Hibernation => &["state", "read", "replace", "fence", "stop", "start", "promote", "members"],
             Self::Roll => &["state", "read", "renew", "replace", "fence", "promote", "members"],
+            Self::Scaled => &["state", "read", "replace", "members"],
         }
     }
 
@@ -71,7 +73,7 @@ impl Scenario {
             // They are the longest.
             Self::Roll | Self::Hibernation => 9,
             Self::LeaderLost | Self::Switchover => 7,
-            Self::Bootstrap | Self::CopyLost | Self::SettingsChanged => 4,
+            Self::Bootstrap | Self::CopyLost | Self::SettingsChanged | Self::Scaled => 4,
         }
     }
 
@@ -95,6 +97,11 @@ impl Scenario {
             Self::Switchover => world.record.wish_for(name(world.followers(round)?[0])),
             Self::Roll => world.outdate(),
             Self::Hibernation => world.hibernated.store(true, Ordering::SeqCst),
+            // The last node leaves, and in the next round it joins again, with the copy that it had.
+            Self::Scaled => {
+                let smaller = world.size.load(Ordering::Relaxed) == NODES;
+                world.size.store(if smaller { NODES - 1 } else { NODES }, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -233,6 +240,9 @@ impl Site {
     }
 
     async fn finish(self) -> anyhow::Result<()> {
+        if self.world.size.swap(NODES, Ordering::Relaxed) != NODES {
+            Manager::start(&self.world, Fate::Lives).await?.until_good().await?;
+        }
         self.world.check(self.load).await
     }
 }

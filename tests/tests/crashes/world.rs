@@ -5,7 +5,7 @@ use std::{
     fs,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ pub(crate) struct World {
     ports: PortBlock,
     options: Options,
     settings: Mutex<Settings>,
+    /// How many of the nodes shall be the store's. The processes of the others go on, and nobody asks them anything.
+    pub(crate) size: AtomicUsize,
     pub(crate) record: Arc<SharedRecord>,
     pub(crate) client: LabClient,
     peer: PeerClient,
@@ -101,6 +103,7 @@ impl World {
             ports,
             options,
             settings: Mutex::new(Settings { write_quorum, delay: Delay::ZERO, write_timeout: Duration::from_secs(2) }),
+            size: AtomicUsize::new(NODES),
             record: Arc::default(),
             client: LabClient::new(Duration::from_secs(5))?,
             peer: PeerClient::new(None, Duration::from_secs(5))?,
@@ -131,17 +134,27 @@ impl World {
             outdated: self.outdated(node),
             report: None,
         };
-        (0..NODES).map(known).collect()
+        (0..self.present()).map(known).collect()
+    }
+
+    /// How many nodes the store has, by the record, with one that joins.
+    pub(crate) fn present(&self) -> usize {
+        self.wanted().nodes.len()
     }
 
     /// What the store shall be.
     pub(crate) fn wanted(&self) -> Store {
-        Store {
-            nodes: (0..NODES).map(name).collect(),
+        let store = Store {
+            nodes: Vec::new(),
+            names: (0..NODES).map(name).collect(),
+            wanted: self.size.load(Ordering::Relaxed),
+            settled: true,
+            resting: false,
             settings: *self.settings(),
             data_loss: DataLossPolicy::Halt,
             switchover_to: self.record.wish(),
-        }
+        };
+        store.as_recorded(&self.record.read().record)
     }
 
     pub(crate) fn settings(&self) -> MutexGuard<'_, Settings> {
@@ -287,7 +300,7 @@ impl World {
             let record = self.record.read().record;
             ensure!(leaders.len() == 1 && leaders[0].ready, "{leaders:?}");
             ensure!(Some(&leaders[0].node) == record.leader.as_ref() && leaders[0].epoch == record.epoch, "{record:?}");
-            let copies: BTreeSet<_> = states.iter().map(|state| state.storage_id).collect();
+            let copies: BTreeSet<_> = states[..self.present()].iter().map(|state| state.storage_id).collect();
             let recorded: BTreeSet<_> = record.members.iter().map(|member| member.storage_id).collect();
             ensure!(copies == recorded, "copies {copies:?}, recorded {recorded:?}");
             Ok(())

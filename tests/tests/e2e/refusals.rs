@@ -57,7 +57,7 @@ pub(crate) async fn changes_that_cannot_be_made_are_refused(world: &World) -> an
     for (spec, sentence) in [
         (json!({"storage": {"type": "Persistent", "size": "1Gi"}}), "storage.type cannot be changed"),
         (json!({"hibernated": true}), "hibernated needs storage.type Persistent"),
-        (json!({"followers": 6}), "followers cannot be changed in this release"),
+        (json!({"followers": 2}), "writeQuorum is above followers"),
         (json!({"writeQuorum": 6}), "writeQuorum is above followers"),
         (json!({"tls": {"selfSigned": true}}), "tls cannot be changed"),
         (json!({"writeTimeout": "100ms"}), "delay.max must be below writeTimeout"),

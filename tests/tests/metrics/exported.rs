@@ -78,6 +78,7 @@ fn node_text() -> anyhow::Result<String> {
         commit: Seq(1),
         settings: None,
         followers: vec![follower],
+        configuration: None,
     };
     let acknowledgements = vec![("demo-1".into(), Duration::from_millis(1))];
     let inspection = Inspection { state, peers: Vec::new(), acknowledgements };

@@ -18,17 +18,31 @@ mod store;
 use std::time::Instant;
 
 use model::{
-    CHANGED, CHANGED_THEN_LED, FAILOVER, Instance, OVERTAKEN, READ, READMITTED, RESTARTED, SECOND_FAILOVER, SNAPSHOT,
+    Action, CHANGED, CHANGED_NODES_THEN_LED, CHANGED_THEN_LED, FAILOVER, Instance, JOINED, LEFT, Move, OVERTAKEN, READ,
+    READMITTED, RESTARTED, SECOND_FAILOVER, SNAPSHOT,
 };
 use stateright::{Checker, Model};
 use store::Budget;
 
-const NONE: Budget =
-    Budget { elections: 0, writes: 0, reads: 0, settings: 0, waits: 0, crashes: 0, losses: 0, breaks: 0 };
+const NONE: Budget = Budget {
+    elections: 0,
+    writes: 0,
+    reads: 0,
+    settings: 0,
+    waits: 0,
+    crashes: 0,
+    losses: 0,
+    breaks: 0,
+    moves: 0,
+    reminders: 0,
+};
 
 const SMALL: Instance = Instance {
     name: "",
     nodes: 3,
+    first: 3,
+    moves: &[],
+    prelude: &[],
     quorum: 1,
     changes: &[],
     managers: 1,
@@ -73,6 +87,7 @@ pub(crate) fn instances() -> Vec<Instance> {
         Instance {
             name: "failover, q 2 of 3",
             nodes: 4,
+            first: 4,
             quorum: 2,
             left: Budget { elections: 1, writes: 2, ..NONE },
             goals: &[FAILOVER],
@@ -81,6 +96,7 @@ pub(crate) fn instances() -> Vec<Instance> {
         Instance {
             name: "failover, q 3 of 3",
             nodes: 4,
+            first: 4,
             quorum: 3,
             left: Budget { elections: 1, writes: 1, ..NONE },
             goals: &[FAILOVER],
@@ -127,6 +143,58 @@ pub(crate) fn instances() -> Vec<Instance> {
             leases: true,
             left: Budget { elections: 1, writes: 1, reads: 2, waits: 1, ..NONE },
             goals: &[FAILOVER, READ],
+            ..SMALL
+        },
+    ]
+    .into_iter()
+    .chain(of_nodes_that_come_and_go())
+    .collect()
+}
+
+fn of_nodes_that_come_and_go() -> Vec<Instance> {
+    vec![
+        Instance {
+            name: "a node joins",
+            first: 2,
+            moves: &[Move::Join],
+            left: Budget { elections: 1, writes: 1, moves: 1, ..NONE },
+            goals: &[JOINED, CHANGED_NODES_THEN_LED, FAILOVER],
+            ..SMALL
+        },
+        Instance {
+            name: "a node leaves",
+            moves: &[Move::Leave],
+            left: Budget { elections: 1, writes: 1, moves: 1, ..NONE },
+            goals: &[LEFT, CHANGED_NODES_THEN_LED, FAILOVER],
+            ..SMALL
+        },
+        Instance {
+            name: "a node leaves, two failovers",
+            moves: &[Move::Leave],
+            left: Budget { elections: 2, writes: 1, moves: 1, ..NONE },
+            goals: &[LEFT, CHANGED_NODES_THEN_LED, FAILOVER, SECOND_FAILOVER],
+            ..SMALL
+        },
+        Instance {
+            name: "a node leaves, two operators",
+            managers: 2,
+            moves: &[Move::Leave],
+            left: Budget { elections: 1, writes: 1, moves: 1, reminders: 1, ..NONE },
+            goals: &[LEFT, CHANGED_NODES_THEN_LED],
+            ..SMALL
+        },
+        // The follower that has not heard of the lower quorum, n2, is not the one that leaves.
+        Instance {
+            name: "quorum lowered, then a node leaves",
+            nodes: 4,
+            first: 4,
+            quorum: 2,
+            changes: &[1],
+            moves: &[Move::Leave],
+            prelude: &[Action::Change(0), Action::Down(0, 1), Action::Up(0, 1), Action::Down(0, 3), Action::Up(0, 3)],
+            left: Budget { elections: 1, writes: 1, settings: 1, moves: 1, ..NONE },
+            depth: Some(16),
+            goals: &[LEFT],
             ..SMALL
         },
     ]

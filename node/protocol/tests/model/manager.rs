@@ -6,16 +6,17 @@ use std::sync::Arc;
 use quorumkv_api::{
     Delay, Epoch, NodeId, Position, Settings, WriteQuorum,
     lab::Role,
-    peer::{FenceReply, Member, MembersRequest, PeerAddress, PromoteRequest},
+    peer::{Configuration, FenceReply, Member, MembersRequest, NodeChange, NodeState, PeerAddress, PromoteRequest},
 };
 use quorumkv_protocol::{
     Input, RequestId,
     election::{self, Choice, Record},
+    membership::Membership,
     planted::{Bug, planted},
 };
 
 use crate::{
-    model::Instance,
+    model::{Instance, Move},
     node::{name, number_of},
     store::State,
 };
@@ -31,7 +32,7 @@ pub(crate) struct SharedRecord {
 
 impl SharedRecord {
     pub(crate) fn new(nodes: usize) -> Self {
-        let record = Record { nodes, members: Vec::new(), last_leader: None };
+        let record = Record { membership: Membership::first(nodes), members: Vec::new(), last_leader: None };
         Self { version: 0, epoch: Epoch(0), leader: None, record }
     }
 }
@@ -51,6 +52,13 @@ pub(crate) enum Manager {
     Promoting {
         choice: Box<Choice>,
         epoch: Epoch,
+        configuration: Configuration,
+    },
+    /// It has heard from the leader that a change of the set of nodes is done.
+    Finishing {
+        version: u64,
+        membership: Membership,
+        members: Vec<Member>,
     },
     Telling(Box<MembersRequest>),
 }
@@ -94,7 +102,9 @@ impl State {
     /// Whether the manager would ask this node for a promise now.
     pub(crate) fn may_fence(&self, manager: u8, number: u8) -> bool {
         let Manager::Fencing { epoch, answers, .. } = self.manager(manager) else { return false };
-        answers.iter().all(|answer| answer.node != name(number)) && self.node(number).core.state().promised < *epoch
+        self.present().any(|present| present == number)
+            && answers.iter().all(|answer| answer.node != name(number))
+            && self.node(number).core.state().promised < *epoch
     }
 
     pub(crate) fn fence(&mut self, instance: &Instance, manager: u8, number: u8) {
@@ -109,7 +119,7 @@ impl State {
         if *version != self.record.version {
             return None;
         }
-        let expected: Vec<NodeId> = self.numbers().map(name).collect();
+        let expected: Vec<NodeId> = self.present().map(name).collect();
         election::elect(&self.record.record, &expected, answers, &expected).ok().map(|choice| (*epoch, choice))
     }
 
@@ -120,11 +130,12 @@ impl State {
         self.record.record.last_leader = Some(chosen);
         self.record.record.members = choice.members.clone();
         self.record.version += 1;
-        self.set_manager(manager, Manager::Promoting { choice: Box::new(choice), epoch });
+        let configuration = self.record.record.membership.configuration();
+        self.set_manager(manager, Manager::Promoting { choice: Box::new(choice), epoch, configuration });
     }
 
     pub(crate) fn promote(&mut self, instance: &Instance, manager: u8) {
-        let Manager::Promoting { choice, epoch } = self.manager(manager).clone() else { return };
+        let Manager::Promoting { choice, epoch, configuration } = self.manager(manager).clone() else { return };
         let quorum = WriteQuorum(instance.quorum);
         let write_timeout = std::time::Duration::from_hours(1);
         let settings = Settings { write_quorum: quorum, delay: Delay::ZERO, write_timeout };
@@ -137,6 +148,7 @@ impl State {
             members: choice.members.clone(),
             lease_wait_ms: u64::try_from(wait.as_millis()).expect("short"),
             bootstrap: (choice.bootstrap || planted(Bug::PromoteChangedNode)).then_some(settings),
+            configuration,
         };
         self.set_manager(manager, Manager::Idle);
         let request = RequestId(epoch.0 * 10 + 9);
@@ -145,17 +157,22 @@ impl State {
 
     fn addresses(&self) -> Vec<PeerAddress> {
         let address = |number| PeerAddress { node: name(number), client_url: String::new(), peer_url: String::new() };
-        self.numbers().map(address).collect()
+        self.present().map(address).collect()
+    }
+
+    /// What the recorded leader says of itself, if it leads the recorded epoch.
+    fn report(&self) -> Option<NodeState> {
+        let state = self.node(number_of(self.record.leader.as_ref()?)).core.state();
+        (state.epoch == self.record.epoch && state.role == Role::Leader).then_some(state)
     }
 
     /// The members as the recorded leader's report would have them, if that is a change.
     pub(crate) fn admission(&self) -> Option<Vec<Member>> {
-        let state = self.node(number_of(self.record.leader.as_ref()?)).core.state();
-        if state.epoch != self.record.epoch || state.role != Role::Leader {
-            return None;
-        }
-        let mut members = self.record.record.members.clone();
-        for follower in state.followers.into_iter().filter(|follower| follower.caught_up) {
+        let state = self.report()?;
+        let Record { membership, members, .. } = &self.record.record;
+        let mut members = members.clone();
+        let changes = |node: &NodeId| membership.change.as_ref().is_some_and(|change| change.node() == node);
+        for follower in state.followers.into_iter().filter(|known| known.caught_up && !changes(&known.node)) {
             let Some(storage_id) = follower.storage_id else { continue };
             members.retain(|member| member.name != follower.node);
             members.push(Member { name: follower.node, storage_id });
@@ -167,9 +184,63 @@ impl State {
     /// Records copies that have caught up; the leader hears of it in a step of its own.
     pub(crate) fn admit(&mut self, manager: u8) {
         let Some(members) = self.admission() else { return };
-        self.record.record.members = members.clone();
+        self.record.record.members = members;
         self.record.version += 1;
-        let told = MembersRequest { epoch: self.record.epoch, peers: self.addresses(), members };
+        self.remind(manager);
+    }
+
+    /// The next change of the set of nodes, if it may begin.
+    pub(crate) fn next_move(&self, instance: &Instance) -> Option<NodeChange> {
+        let made = usize::from(instance.left.moves - self.left.moves);
+        let membership = &self.record.record.membership;
+        let last = u8::try_from(membership.nodes).expect("few nodes");
+        let change = match instance.moves.get(made)? {
+            Move::Join => NodeChange::Joining(name(last)),
+            Move::Leave => NodeChange::Leaving(name(last - 1)),
+        };
+        membership.may_begin(&change, &self.report()?).is_ok().then_some(change)
+    }
+
+    pub(crate) fn begin_move(&mut self, instance: &Instance, manager: u8) {
+        let Some(change) = self.next_move(instance) else { return };
+        self.left.moves -= 1;
+        self.record.record.membership = self.record.record.membership.begin(change);
+        self.record.version += 1;
+        self.remind(manager);
+    }
+
+    /// What the leader's report makes of the change that is under way.
+    pub(crate) fn finished(&self) -> Option<(Membership, Vec<Member>)> {
+        let Record { membership, members, .. } = &self.record.record;
+        membership.finish(members, &self.report()?)
+    }
+
+    pub(crate) fn hear_of_finished(&mut self, manager: u8) {
+        let Some((membership, members)) = self.finished() else { return };
+        let version = self.record.version;
+        self.set_manager(manager, Manager::Finishing { version, membership, members });
+    }
+
+    pub(crate) fn finish_move(&mut self, manager: u8) {
+        let Manager::Finishing { version, membership, members } = self.manager(manager).clone() else { return };
+        self.set_manager(manager, Manager::Idle);
+        if version != self.record.version {
+            return;
+        }
+        (self.record.record.membership, self.record.record.members) = (membership, members);
+        self.record.version += 1;
+        self.remind(manager);
+    }
+
+    /// The manager is about to tell the leader what is on record now.
+    pub(crate) fn remind(&mut self, manager: u8) {
+        let Record { membership, members, .. } = &self.record.record;
+        let told = MembersRequest {
+            epoch: self.record.epoch,
+            peers: self.addresses(),
+            members: members.clone(),
+            configuration: membership.configuration(),
+        };
         self.set_manager(manager, Manager::Telling(Box::new(told)));
     }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
-use quorumkv_api::{Epoch, SettingsPatch, WriteQuorum};
+use quorumkv_api::{Epoch, SettingsPatch, WriteQuorum, lab::Role};
 #[cfg(feature = "planted-bugs")]
 use quorumkv_protocol::planted::plant;
-use quorumkv_protocol::{COMMIT_NOTICE, Input, Limits, Micros, RequestId, planted::Bug};
+use quorumkv_protocol::{COMMIT_NOTICE, Input, Limits, Micros, RequestId, View, planted::Bug};
 use stateright::{
     Model, Property,
     semantics::{ConsistencyTester, register::Register},
@@ -22,6 +22,12 @@ use crate::{
 pub(crate) struct Instance {
     pub(crate) name: &'static str,
     pub(crate) nodes: u8,
+    /// How many of them it begins with; the others may join.
+    pub(crate) first: u8,
+    /// How the set of nodes changes, one after the other.
+    pub(crate) moves: &'static [Move],
+    /// What happens before all that is looked at.
+    pub(crate) prelude: &'static [Action],
     /// The quorum that it starts with, and those to which it is changed, one after the other.
     pub(crate) quorum: u8,
     pub(crate) changes: &'static [u8],
@@ -40,6 +46,13 @@ pub(crate) struct Instance {
     /// What must be seen to happen, by the names of [`GOALS`].
     pub(crate) goals: &'static [&'static str],
     pub(crate) bug: Option<Bug>,
+}
+
+/// A change of the set of nodes: always the node of the highest number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Move {
+    Join,
+    Leave,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +75,10 @@ pub(crate) enum Action {
     Promote(u8),
     Admit(u8),
     Tell(u8),
+    Move(u8),
+    Hear(u8),
+    Finish(u8),
+    Remind(u8),
 }
 
 impl Instance {
@@ -77,7 +94,7 @@ impl Instance {
         let mut state = State {
             now: 10_000_000,
             links: vec![None; nodes.len() * nodes.len()],
-            record: SharedRecord::new(nodes.len()),
+            record: SharedRecord::new(usize::from(self.first)),
             nodes,
             managers: (0..self.managers).map(|_| Arc::new(Manager::Idle)).collect(),
             left,
@@ -89,9 +106,9 @@ impl Instance {
             violation: None,
         };
         let mut script = VecDeque::from([Action::Begin(0)]);
-        script.extend((0..self.nodes).flat_map(|number| [Action::Fence(0, number), Action::Persisted(number)]));
+        script.extend((0..self.first).flat_map(|number| [Action::Fence(0, number), Action::Persisted(number)]));
         script.extend([Action::Choose(0), Action::Promote(0)]);
-        script.extend((1..self.nodes).map(|follower| Action::Connect(0, follower)));
+        script.extend((1..self.first).map(|follower| Action::Connect(0, follower)));
         while let Some(action) = script.pop_front() {
             self.act(&mut state, action);
             if script.is_empty() {
@@ -106,6 +123,10 @@ impl Instance {
         }
         state.left = self.left;
         assert!(state.is_active(0), "the first leader serves");
+        for action in self.prelude {
+            assert!(self.changes_anything(&state, *action), "{action:?} does nothing");
+            self.act(&mut state, *action);
+        }
         state
     }
 
@@ -120,7 +141,7 @@ impl Instance {
         for leader in state.numbers() {
             for follower in state.numbers().filter(|follower| *follower != leader) {
                 let Some(link) = state.link_of(leader, follower) else {
-                    if state.node(leader).hello.is_some() {
+                    if state.node(leader).dials.contains(&follower) {
                         actions.push(Action::Connect(leader, follower));
                     }
                     continue;
@@ -186,7 +207,17 @@ impl Instance {
                     if self.left.losses > 0 && state.admission().is_some() {
                         actions.push(Action::Admit(manager));
                     }
+                    if state.left.moves > 0 && state.next_move(self).is_some() {
+                        actions.push(Action::Move(manager));
+                    }
+                    if state.finished().is_some() {
+                        actions.push(Action::Hear(manager));
+                    }
+                    if state.left.reminders > 0 && state.record.leader.is_some() {
+                        actions.push(Action::Remind(manager));
+                    }
                 }
+                Manager::Finishing { .. } => actions.push(Action::Finish(manager)),
                 Manager::Fencing { .. } => {
                     let fence = |number: &u8| state.may_fence(manager, *number);
                     actions.extend(state.numbers().filter(fence).map(|number| Action::Fence(manager, number)));
@@ -247,6 +278,13 @@ impl Instance {
             Action::Promote(manager) => state.promote(self, manager),
             Action::Admit(manager) => state.admit(manager),
             Action::Tell(manager) => state.tell(self, manager),
+            Action::Move(manager) => state.begin_move(self, manager),
+            Action::Hear(manager) => state.hear_of_finished(manager),
+            Action::Finish(manager) => state.finish_move(manager),
+            Action::Remind(manager) => {
+                state.left.reminders -= 1;
+                state.remind(manager);
+            }
         }
     }
 
@@ -304,7 +342,7 @@ impl Model for Instance {
 }
 
 const LINEARIZABLE: &str = "what clients see is linearizable";
-const KEPT: &str = "an active leader has what was acknowledged";
+const KEPT: &str = "a leader has what was acknowledged";
 const ONE_LEADER: &str = "an epoch has one leader";
 const ONE_COMMIT: &str = "a place has one committed entry";
 const COMMIT_STAYS: &str = "what is committed stays";
@@ -318,6 +356,9 @@ pub(crate) const READMITTED: &str = "a lost disk counts again";
 pub(crate) const READ: &str = "a read is answered after a failover";
 pub(crate) const RESTARTED: &str = "a node that kept its disk acknowledges again";
 pub(crate) const SNAPSHOT: &str = "a new copy begins with a snapshot";
+pub(crate) const JOINED: &str = "a node that has joined counts";
+pub(crate) const LEFT: &str = "a write is acknowledged after a node has left";
+pub(crate) const CHANGED_NODES_THEN_LED: &str = "a later leader works with the changed set of nodes";
 pub(crate) const OVERTAKEN: &str = "a manager is overtaken by another";
 
 type Goal = (&'static str, fn(&Instance, &State) -> bool);
@@ -343,6 +384,21 @@ const GOALS: &[Goal] = &[
     (SNAPSHOT, |_, state| {
         state.nodes.iter().any(|node| node.disks > 0 && node.applied.0 > 0 && node.core.log().is_empty())
     }),
+    (JOINED, |instance, state| {
+        let counted = |number| state.node(number).core.state().followers.into_iter().filter(|known| known.counted);
+        let new = |name: &_| number_of(name) >= instance.first;
+        state.numbers().any(|number| state.is_active(number) && counted(number).any(|known| new(&known.node)))
+    }),
+    (LEFT, |instance, state| {
+        let left = state.record.record.membership.nodes < usize::from(instance.first);
+        left && !state.acknowledged.is_empty() && state.left.writes == 0
+    }),
+    (CHANGED_NODES_THEN_LED, |instance, state| {
+        let membership = &state.record.record.membership;
+        let changed = membership.change.is_none() && membership.nodes != usize::from(instance.first);
+        let later = |number: u8| state.is_active(number) && state.node(number).core.view().epoch > Epoch(1);
+        changed && state.numbers().any(later)
+    }),
     (OVERTAKEN, |instance, state| {
         let fences = |manager| matches!(state.manager(manager), Manager::Fencing { .. });
         let late = |manager| fences(manager) && state.choice(manager).is_none();
@@ -356,13 +412,14 @@ impl State {
         Some(settings.settings.write_quorum.0)
     }
 
-    /// A leader that serves has every write that was acknowledged in its own epoch and before.
+    /// A leader has every write that was acknowledged in its own epoch and before, from when it is promoted: one that
+    /// has not could never be active, and keep others from it.
     fn holds_what_was_acknowledged(&self, number: u8) -> bool {
-        if !self.is_active(number) {
+        let core = &self.node(number).core;
+        let View { role, epoch, .. } = core.view();
+        if role != Role::Leader {
             return true;
         }
-        let core = &self.node(number).core;
-        let epoch = core.view().epoch;
         self.acknowledged.iter().filter(|write| write.epoch <= epoch).all(|write| {
             let place = usize::try_from(write.seq.0).expect("small") - 1;
             core.log().epoch_at(write.seq) == self.committed.get(place).map(|(epoch, _)| *epoch)

@@ -77,6 +77,8 @@ pub(crate) struct ModelNode {
     pub(crate) applied: Seq,
     pub(crate) value: Value,
     pub(crate) hello: Option<Hello>,
+    /// To whom it keeps streams while it leads.
+    pub(crate) dials: Vec<u8>,
     pub(crate) disk: Disk,
     pub(crate) held: VecDeque<Held>,
     pub(crate) confirmed: Ticket,
@@ -115,6 +117,7 @@ impl ModelNode {
             applied: Seq(0),
             value: 0,
             hello: None,
+            dials: Vec::new(),
             disk: Disk::default(),
             held: VecDeque::new(),
             confirmed: Ticket(0),
@@ -130,15 +133,14 @@ impl ModelNode {
         let (disks, processes) = (self.disks + u8::from(lose_disk), self.processes + 1);
         let core = start(self.number, disks, processes, limits, &disk, started);
         let (applied, value) = disk.snapshot.as_ref().map_or((Seq(0), 0), |(meta, value)| (meta.outline.last, *value));
-        let node =
-            Self { disks, processes, core, applied, value, hello: None, held: VecDeque::new(), disk, ..self.clone() };
-        Self { confirmed: Ticket(0), ..node }
+        let node = Self { disks, processes, core, applied, value, hello: None, dials: Vec::new(), ..self.clone() };
+        Self { held: VecDeque::new(), disk, confirmed: Ticket(0), ..node }
     }
 
     pub(crate) fn seal(&mut self) {
         let mut hasher = DefaultHasher::new();
-        let Self { number, disks, processes, core, applied, value, hello, disk, held, confirmed: _, digest: _ } = self;
-        (number, disks, processes, &*core, applied, value, hello, disk).hash(&mut hasher);
+        let Self { number, disks, processes, core, applied, value, hello, dials, disk, held, .. } = self;
+        (number, disks, processes, &*core, applied, value, hello, dials, disk).hash(&mut hasher);
         for (_, messages, replies) in held {
             messages.hash(&mut hasher);
             replies.iter().for_each(|(request, _)| request.hash(&mut hasher));

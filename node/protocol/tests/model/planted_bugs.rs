@@ -16,6 +16,13 @@ use crate::{instances, model::Instance};
 #[case(Bug::CountUnrecordedLearner, "lost disk")]
 #[case(Bug::CountByName, "lost disk")]
 #[case(Bug::IgnoreLease, "leases")]
+#[case(Bug::CountUnrecordedLearner, "a node joins")]
+#[case(Bug::JoinUnrecorded, "a node joins")]
+#[case(Bug::LeaveUncovered, "a node leaves")]
+#[case(Bug::CoveredByLeaver, "a node leaves, two failovers")]
+#[case(Bug::CountLeaver, "a node leaves")]
+#[case(Bug::IgnoreConfigurationNumber, "a node leaves, two operators")]
+#[case(Bug::IgnoreKnownQuorum, "quorum lowered, then a node leaves")]
 fn a_planted_bug_is_caught(#[case] bug: Bug, #[case] name: &str) {
     let instance = instances().into_iter().find(|instance| instance.name == name).expect("an instance of that name");
     let instance = Instance { bug: Some(bug), goals: &[], ..instance };

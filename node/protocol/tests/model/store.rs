@@ -47,6 +47,8 @@ pub(crate) struct Budget {
     pub(crate) crashes: u8,
     pub(crate) losses: u8,
     pub(crate) breaks: u8,
+    pub(crate) moves: u8,
+    pub(crate) reminders: u8,
 }
 
 /// What a rule that was broken led to.
@@ -107,6 +109,13 @@ impl State {
         0..u8::try_from(self.nodes.len()).expect("few nodes")
     }
 
+    /// The nodes that managers deal with: those of the store, and one that joins.
+    pub(crate) fn present(&self) -> impl Iterator<Item = u8> + use<> {
+        let membership = &self.record.record.membership;
+        let count = membership.nodes + usize::from(membership.joining().is_some());
+        0..u8::try_from(count).expect("few nodes")
+    }
+
     pub(crate) fn is_active(&self, number: u8) -> bool {
         let view = self.node(number).core.view();
         view.role == Role::Leader && view.ready
@@ -150,11 +159,19 @@ impl State {
     fn carry_out(&mut self, instance: &Instance, number: u8, effects: Effects) {
         let Effects { leading, to_followers, answers, to_leader, replies, close, ticket, .. } = effects;
         if let Some(leading) = leading {
-            self.close_streams_of(instance, number);
-            self.node_mut(number).hello = match leading {
-                Leading::Streams { hello, .. } => Some(hello),
-                Leading::Stop => None,
+            let (hello, dials) = match leading {
+                Leading::Streams { hello, peers } => {
+                    (Some(hello), peers.iter().map(|peer| number_of(&peer.node)).collect())
+                }
+                Leading::Stop => (None, Vec::new()),
             };
+            let goes_on = hello.is_some() && self.node(number).hello == hello;
+            let ends = |follower: &u8| !goes_on || !dials.contains(follower);
+            for follower in self.numbers().filter(ends) {
+                self.close_stream(instance, number, follower);
+            }
+            let node = self.node_mut(number);
+            (node.hello, node.dials) = (hello, dials);
         }
         for (follower, stream, message) in to_followers {
             self.send(instance, number, &follower, stream, message);
@@ -230,9 +247,13 @@ impl State {
 
     pub(crate) fn close_streams_of(&mut self, instance: &Instance, leader: u8) {
         for follower in self.numbers() {
-            if let Some(link) = self.link(leader, follower).take().filter(|link| !link.closed) {
-                self.input(instance, follower, Input::LeaderStreamDown { stream: link.stream });
-            }
+            self.close_stream(instance, leader, follower);
+        }
+    }
+
+    fn close_stream(&mut self, instance: &Instance, leader: u8, follower: u8) {
+        if let Some(link) = self.link(leader, follower).take().filter(|link| !link.closed) {
+            self.input(instance, follower, Input::LeaderStreamDown { stream: link.stream });
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Checks {
     leaders: BTreeMap<Epoch, NodeId>,
     active: Option<Epoch>,
     acknowledged: Vec<Seq>,
+    /// The last entry that was acknowledged under each epoch's leader.
+    acknowledged_by: BTreeMap<Epoch, Seq>,
     /// Everything up to here was acknowledged or read: later reads must include it.
     observed: Seq,
 }
@@ -24,6 +26,11 @@ pub(crate) struct Checks {
 impl Checks {
     pub(crate) fn is_first_commit_of(&self, entry: &Entry) -> bool {
         entry.seq.0 == self.log.len() as u64 + 1
+    }
+
+    fn epoch_of(&self, seq: Seq) -> Option<Epoch> {
+        let place = usize::try_from(seq.0).ok()?.checked_sub(1)?;
+        self.log.get(place).map(|entry| entry.epoch)
     }
 
     /// Every node commits the same entry at the same place.
@@ -70,6 +77,9 @@ impl World {
         if replicas == 0 {
             return Err(format!("a write at {version} is acknowledged with no replica"));
         }
+        let epoch = self.nodes[index].core.as_ref().map(|core| core.view().epoch).unwrap_or_default();
+        let last = self.checks.acknowledged_by.entry(epoch).or_default();
+        *last = version.max(*last);
         self.checks.acknowledged.push(version);
         self.checks.observed = self.checks.observed.max(version);
         Ok(())
@@ -82,6 +92,13 @@ impl World {
         let view = core.view();
         if view.role != Role::Leader {
             return Ok(());
+        }
+        // One that lacks an acknowledged write would wait for followers that rightly refuse it, and keep others away.
+        if !self.checks.leaders.contains_key(&view.epoch)
+            && let Some(last) = self.checks.acknowledged_by.range(..view.epoch).map(|(_, last)| *last).max()
+            && core.log().epoch_at(last) != self.checks.epoch_of(last)
+        {
+            return Err(format!("{} is promoted to epoch {} without the write at {last}", node.name, view.epoch));
         }
         let first = self.checks.leaders.entry(view.epoch).or_insert_with(|| node.name.clone());
         if *first != node.name {
@@ -100,10 +117,11 @@ impl World {
     /// Nobody leads although all nodes are up: right only if the recorded copies that are left cannot prove
     /// to have every acknowledged write.
     fn check_halt(&mut self) -> Result<(), String> {
+        let present = self.present();
         let states: Vec<_> = self.nodes.iter().filter_map(|node| node.core.as_ref().map(Node::state)).collect();
         let epoch = self.record.epoch.next().next();
         let mut answers = Vec::new();
-        for node in &mut self.nodes {
+        for node in &mut self.nodes[..present] {
             let now = node.time(self.now);
             let mut effects = Effects::default();
             let Some(core) = &mut node.core else { return Err(format!("{} is down", node.name)) };
@@ -133,7 +151,7 @@ impl World {
             return self.check_halt();
         };
         self.outcome.recovered = true;
-        for node in &self.nodes {
+        for node in &self.nodes[..self.present()] {
             if node.applied != leader.applied || node.state != leader.state {
                 return Err(format!(
                     "{} ends at {} with {} keys, the leader {} at {} with {}",

@@ -39,6 +39,10 @@ impl Weights {
         Self { crash: 3, cut: 1, isolate: 1, depose: 1, ..Self::none() }
     }
 
+    pub(crate) fn cut_and_black_out() -> Self {
+        Self { cut: 3, blackout: 2, hide: 1, ..Self::none() }
+    }
+
     fn none() -> Self {
         Self { crash: 0, lose: 0, pause: 0, isolate: 0, cut: 0, hide: 0, blackout: 0, depose: 0, break_streams: 0 }
     }
@@ -230,7 +234,7 @@ impl World {
             .flat_map(|core| core.log().settings().iter().map(|entry| entry.settings.write_quorum.0))
             .min()
             .unwrap_or(1);
-        remaining >= self.nodes.len() - usize::from(smallest)
+        remaining >= self.record.record.membership.nodes - usize::from(smallest)
     }
 
     fn isolate(&mut self, index: usize) {

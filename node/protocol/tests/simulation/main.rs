@@ -42,6 +42,8 @@ fn no_seed_breaks_an_invariant() {
         sum.losses += outcome.losses;
         sum.snapshots += outcome.snapshots;
         sum.settings_changes += outcome.settings_changes;
+        sum.joined += outcome.joined;
+        sum.left += outcome.left;
     }
     println!("{runs} runs, {recovered} served again after the faults: {sum:?}");
     // The others halted, as they must, for want of recorded copies.
@@ -51,6 +53,7 @@ fn no_seed_breaks_an_invariant() {
         assert!(sum.acknowledged > runs * 20, "{sum:?}");
         assert!(sum.reads > runs && sum.leaders > runs && sum.snapshots > runs / 2, "{sum:?}");
         assert!(sum.settings_changes > runs && sum.losses > runs, "{sum:?}");
+        assert!(sum.joined > runs / 10 && sum.left > runs / 10, "{sum:?}");
     }
 }
 

@@ -51,7 +51,8 @@ impl World {
 
     pub(crate) fn dial(&mut self, from: usize, process: u64, peer: &NodeId) {
         let node = &self.nodes[from];
-        let Some(hello) = node.hello.clone().filter(|_| node.process == process) else { return };
+        let dials = node.process == process && node.dials.contains(peer);
+        let Some(hello) = node.hello.clone().filter(|_| dials) else { return };
         let Some(to) = self.nodes.iter().position(|node| node.name == *peer) else { return };
         let connected = self.streams.values().any(|s| s.leader == from && s.follower == to && !s.broken);
         if connected {

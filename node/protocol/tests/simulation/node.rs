@@ -92,6 +92,8 @@ pub(crate) struct SimNode {
     pub(crate) state: State,
     pub(crate) applied: Seq,
     pub(crate) hello: Option<Hello>,
+    /// To whom it keeps streams while it leads.
+    pub(crate) dials: Vec<NodeId>,
     pub(crate) received: BTreeMap<StreamId, State>,
     disk: Disk,
     held: VecDeque<Held>,
@@ -116,6 +118,7 @@ impl SimNode {
             state: State::new(),
             applied: Seq(0),
             hello: None,
+            dials: Vec::new(),
             received: BTreeMap::new(),
             disk: Disk::default(),
             held: VecDeque::new(),
@@ -191,6 +194,7 @@ impl SimNode {
     pub(crate) fn crash(&mut self, world: &mut World, lose_disk: bool) {
         self.core = None;
         self.hello = None;
+        self.dials.clear();
         self.received.clear();
         self.held.clear();
         self.requests.clear();
@@ -244,7 +248,7 @@ impl World {
         match leading {
             Some(Leading::Streams { hello, peers }) => self.open_streams(index, hello, &peers),
             Some(Leading::Stop) => {
-                self.nodes[index].hello = None;
+                (self.nodes[index].hello, self.nodes[index].dials) = (None, Vec::new());
                 self.break_streams(|stream| stream.leader == index);
             }
             None => {}
@@ -368,8 +372,11 @@ impl World {
     }
 
     fn open_streams(&mut self, index: usize, hello: Hello, peers: &[PeerAddress]) {
-        self.break_streams(|stream| stream.leader == index);
-        self.nodes[index].hello = Some(hello);
+        let goes_on = self.nodes[index].hello.as_ref() == Some(&hello);
+        let dials: Vec<NodeId> = peers.iter().map(|peer| peer.node.clone()).collect();
+        let stays: Vec<bool> = self.nodes.iter().map(|node| goes_on && dials.contains(&node.name)).collect();
+        self.break_streams(|stream| stream.leader == index && !stays[stream.follower]);
+        (self.nodes[index].hello, self.nodes[index].dials) = (Some(hello), dials);
         let process = self.nodes[index].process;
         for peer in peers {
             let after = self.rng.random_range(10..2_000);

@@ -8,6 +8,9 @@ use crate::world::{Plan, run};
 /// Seeds to try before a bug counts as missed.
 const SEEDS: u64 = 5000;
 
+/// `IgnoreKnownQuorum` is left to the model: it takes a lower quorum, a leave, and then an election with the one
+/// follower that heard of neither, which is too rare here.
+///
 /// With each bug a seed that caught it: tried first, since a search takes its time with the rare ones. Once the code draws
 /// other traces from it, others are searched.
 #[rstest]
@@ -23,11 +26,16 @@ const SEEDS: u64 = 5000;
 #[case(Bug::ForgetLeaseOnRestart, 317)]
 #[case(Bug::LowerQuorumEarly, 10)]
 #[case(Bug::IgnoreSettingsInRecovery, 1513)]
-#[case(Bug::ServeBeforeBarrier, 27)]
+#[case(Bug::ServeBeforeBarrier, 15)]
 #[case(Bug::PromoteChangedNode, 34)]
 #[case(Bug::AcceptWithoutPromise, 2797)]
 #[case(Bug::CountByName, 2029)]
 #[case(Bug::LeaseOnSmallerQuorum, 863)]
+#[case(Bug::JoinUnrecorded, 102)]
+#[case(Bug::LeaveUncovered, 1)]
+#[case(Bug::CoveredByLeaver, 537)]
+#[case(Bug::CountLeaver, 171)]
+#[case(Bug::IgnoreConfigurationNumber, 3201)]
 fn a_planted_bug_is_caught(#[case] bug: Bug, #[case] caught_before: u64) {
     plant(Some(bug));
     let caught = std::iter::once(caught_before).chain(1..=SEEDS).find_map(|seed| {

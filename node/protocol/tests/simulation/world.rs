@@ -19,8 +19,10 @@ use crate::{
 pub(crate) struct Plan {
     /// Decides everything.
     pub(crate) seed: u64,
-    /// Followers plus one.
+    /// Followers plus one, at most; the store may begin with fewer.
     pub(crate) nodes: usize,
+    /// Followers plus one, to begin with.
+    pub(crate) first: usize,
     /// Write quorum of the new store; as many as there are followers if that is less.
     pub(crate) quorum: u8,
     /// Whether a crashed node keeps what storage had confirmed.
@@ -37,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) switchover: f64,
     /// Probability that a manager changes the settings, each time it looks.
     pub(crate) resettle: f64,
+    /// Probability that a manager lets a node join or leave, each time it looks.
+    pub(crate) reshape: f64,
     /// Longest ordinary latency of a message, in microseconds.
     pub(crate) latency: u64,
     /// Managers at work at the same time; more than one must be safe.
@@ -51,9 +55,11 @@ impl Plan {
     #[must_use]
     pub(crate) fn from_seed(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let nodes = [3, 3, 4, 6, 6][rng.random_range(0..5)];
         let plan = Self {
             seed,
-            nodes: [3, 3, 4, 6, 6][rng.random_range(0..5)],
+            nodes,
+            first: nodes,
             quorum: rng.random_range(1..=5),
             persistent: rng.random_bool(0.5),
             duration: Duration::from_secs(8),
@@ -62,6 +68,7 @@ impl Plan {
             strike_leader: [0.0, 0.3, 0.7][rng.random_range(0..3)],
             switchover: [0.0, 0.01, 0.1][rng.random_range(0..3)],
             resettle: [0.0, 0.1, 0.5][rng.random_range(0..3)],
+            reshape: 0.0,
             latency: [400, 2_000, 20_000][rng.random_range(0..3)],
             managers: rng.random_range(1..=2),
             limits: Limits {
@@ -71,10 +78,47 @@ impl Plan {
                 max_in_flight: rng.random_range(1..6),
             },
         };
-        match rng.random_range(0..5) {
+        let plan = match rng.random_range(0..5) {
             0..2 => plan.duel(&mut rng),
             2 => plan.crawl(&mut rng),
             _ => plan,
+        };
+        match seed % 6 {
+            0 => plan.breathe(&mut rng),
+            3 => plan.breathe(&mut rng).wither(&mut rng),
+            _ => plan,
+        }
+    }
+
+    /// The same, with nodes that join and leave meanwhile.
+    fn breathe(self, rng: &mut StdRng) -> Self {
+        let nodes = self.nodes.max(rng.random_range(3..=7));
+        Self {
+            nodes,
+            first: rng.random_range(2..=nodes),
+            reshape: [0.05, 0.2, 0.5][rng.random_range(0..3)],
+            // Two operators are what the numbers of sets of nodes are for.
+            managers: rng.random_range(1..=2),
+            ..self
+        }
+    }
+
+    /// The quorum changes and nodes leave while a follower hears of nothing; then it may be the only one to answer.
+    fn wither(self, rng: &mut StdRng) -> Self {
+        let nodes = rng.random_range(4..=5);
+        Self {
+            nodes,
+            first: nodes,
+            quorum: 2,
+            persistent: true,
+            fault_every: Duration::from_millis(rng.random_range(100..800)),
+            weights: Weights::cut_and_black_out(),
+            switchover: 0.0,
+            resettle: 0.5,
+            reshape: 0.5,
+            latency: 2_000,
+            managers: 1,
+            ..self
         }
     }
 
@@ -83,6 +127,7 @@ impl Plan {
     fn crawl(self, rng: &mut StdRng) -> Self {
         Self {
             nodes: 3,
+            first: 3,
             quorum: 1,
             persistent: true,
             fault_every: Duration::from_millis(rng.random_range(50..800)),
@@ -99,8 +144,10 @@ impl Plan {
 
     /// Few nodes and one kind of trouble, again and again: a leader that goes on while another is elected.
     fn duel(self, rng: &mut StdRng) -> Self {
+        let nodes = [3, 3, 4, 6][rng.random_range(0..4)];
         Self {
-            nodes: [3, 3, 4, 6][rng.random_range(0..4)],
+            nodes,
+            first: nodes,
             quorum: rng.random_range(1..=3),
             fault_every: Duration::from_millis(rng.random_range(600..2000)),
             weights: Weights::depose_only(),
@@ -133,6 +180,10 @@ pub(crate) struct Outcome {
     pub(crate) snapshots: usize,
     /// Settings entries committed.
     pub(crate) settings_changes: usize,
+    /// Nodes that joined, as the record has it.
+    pub(crate) joined: usize,
+    /// Nodes that left.
+    pub(crate) left: usize,
     /// Whether the store served again once the faults had ended.
     pub(crate) recovered: bool,
     /// A hash over every event, equal for equal runs.
@@ -230,7 +281,7 @@ impl World {
             nodes: Vec::new(),
             streams: BTreeMap::new(),
             cut: vec![vec![false; nodes]; nodes],
-            record: SharedRecord::new(nodes),
+            record: SharedRecord::new(plan.first),
             managers: Vec::new(),
             checks: Checks::default(),
             outcome: Outcome::default(),

@@ -91,6 +91,7 @@ async fn leader() -> (DriverHandle, Arc<(AtomicU8, Notify)>) {
         members: vec![Member { name: "n0".into(), storage_id }],
         lease_wait_ms: 0,
         bootstrap: Some(quorumkv_api::Settings { write_quorum: quorumkv_api::WriteQuorum(1), ..Default::default() }),
+        configuration: quorumkv_api::peer::Configuration::default(),
     };
     handle.promote(promote).await.expect("it leads");
     (handle, room)

@@ -23,6 +23,7 @@ impl Port {
             commit: Seq(0),
             settings: None,
             followers: Vec::new(),
+            configuration: None,
         };
         let inspection = Inspection { state, peers: Vec::new(), acknowledgements: Vec::new() };
         let text = self.driver.metrics.render(&inspection, 0, 0).expect("text");

@@ -42,6 +42,7 @@ fn recorded(record: &Record) -> KvCluster {
         leader: record.leader.as_ref().map(|leader| leader.0.clone()),
         last_leader: record.last_leader_status(),
         members: record.member_statuses(),
+        configuration: record.configuration_status(),
         ..KvClusterStatus::default()
     });
     cluster
@@ -254,7 +255,7 @@ async fn that_a_store_wakes_up_is_told_once_also_by_another_operator() {
     let scene = Scene::steady();
     let valid = ValidCluster { hibernated: false, ..valid(&scene) };
     let mut slept = recorded(&scene.record);
-    let summary = status::asleep(&scene.store, HIBERNATED, "zzz");
+    let summary = status::asleep(&scene.store, &scene.record, HIBERNATED, "zzz");
     let now = k8s_openapi::jiff::Timestamp::now();
     let status = status::after_pass(None, Some(4), String::new(), &summary, None, now).expect("a status");
     slept.status = Some(serde_json::from_value(serde_json::to_value(status).expect("serializes")).expect("a status"));
