@@ -197,6 +197,7 @@ impl IntoResponse for Refused {
             | Refusal::OtherStorage
             | Refusal::OtherProcess
             | Refusal::LogMismatch
+            | Refusal::StaleConfiguration
             | Refusal::NotNow => StatusCode::CONFLICT,
         };
         (status, Json(self.0)).into_response()
