@@ -145,8 +145,10 @@ pub(crate) async fn the_leaders_machine_is_lost_under_load_and_comes_back(world:
     // A client that waits for a machine that is gone says nothing about the store: it gives up soon and asks again.
     let load = load.timeout(ANSWER_LIMIT).request_ids().start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
-    store.kind.stop_machine(&machine).await?;
-    let outcome = without_the_machine(store, &load, &leader, &machine).await;
+    let outcome = match store.kind.stop_machine(&machine).await {
+        Ok(_) => without_the_machine(store, &load, &leader, &machine).await,
+        Err(error) => Err(error.into()),
+    };
     // Whatever became of it, for the steps that follow.
     let began = Instant::now();
     store.kind.start_machine(&machine).await?;
