@@ -158,8 +158,7 @@ impl Watched {
         };
         let panels = dashboard::ask(&self.prometheus, store.kind.repository(), &variables, began..ended).await?;
         let title = format!("The dashboard of KvCluster {}", store.name);
-        let caption = "Drawn from the dashboard's own queries to a Prometheus, no screenshot of Grafana: writeQuorum set to 5, the leader's \
-                       pod deleted, writeQuorum set to 3, under load, on kind.";
+        let caption = "Drawn from its own queries to a Prometheus, not by Grafana: quorum set to 5, leader's pod deleted, quorum back to 3";
         let (svg, png) = dashboard::draw(&panels, &title, caption, ended - began)?;
         write(&folder.join("dashboard.svg"), svg.as_bytes())?;
         write(&folder.join("dashboard.png"), &png)
