@@ -154,7 +154,8 @@ on_one_node() {
   local node=${arguments[0]:-}
   [ "${#arguments[@]}" -eq 1 ] || die "$command needs the name of one node"
   find_provider "$CLUSTER" || die "there is no cluster '$CLUSTER'"
-  kind_nodes "$ENGINE" "$CLUSTER" | grep -qxF "$node" || die "cluster '$CLUSTER' has no node $node"
+  # To the end: where grep stops at the first line, what still writes to it fails, and with it the whole.
+  kind_nodes "$ENGINE" "$CLUSTER" | grep -xF "$node" >/dev/null || die "cluster '$CLUSTER' has no node $node"
   go_tools kubectl
   "$1" "$node"
 }
