@@ -46,11 +46,11 @@ pod_network() {
   done
 }
 
-# own_range NODE RANGE: new pods of the node get addresses from there.
+# own_range NODE SUBNET: new pods of the node get addresses from there.
 own_range() {
-  local node=$1 range=$2
-  ! on_node "$node" grep -q "\"subnet\": \"$range\"" "$PODS_CONFLIST" || return 0
-  on_node "$node" sed -i "s|\"subnet\": \"[^\"]*\"|\"subnet\": \"$range\"|" "$PODS_CONFLIST"
+  local node=$1 subnet=$2
+  ! on_node "$node" grep -q "\"subnet\": \"$subnet\"" "$PODS_CONFLIST" || return 0
+  on_node "$node" sed -i "s|\"subnet\": \"[^\"]*\"|\"subnet\": \"$subnet\"|" "$PODS_CONFLIST"
   # Those that were faster have an address that leads to another node.
   kube "$OWN" get pods --all-namespaces --field-selector "spec.nodeName=$node" --output json |
     jq -r '.items[] | select(.spec.hostNetwork | not) | "\(.metadata.namespace) \(.metadata.name)"' |
