@@ -167,20 +167,7 @@ impl IntoResponse for PeerRefusal {
 }
 
 fn status_of(reason: Refusal) -> StatusCode {
-    match reason {
-        Refusal::Invalid => StatusCode::BAD_REQUEST,
-        Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
-        Refusal::NotLeader => StatusCode::FORBIDDEN,
-        Refusal::StaleEpoch
-        | Refusal::StaleConfiguration
-        | Refusal::OtherLeader
-        | Refusal::OtherStorage
-        | Refusal::OtherProcess
-        | Refusal::LogMismatch
-        | Refusal::NotNow => StatusCode::CONFLICT,
-        Refusal::QuorumNotReached => StatusCode::INTERNAL_SERVER_ERROR,
-        Refusal::LeadershipLost | Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    StatusCode::from_u16(reason.status_code()).expect("every refusal has a status code of HTTP")
 }
 
 /// The answer in place of a handler that panicked; both ports' clients can read it.

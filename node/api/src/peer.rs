@@ -278,6 +278,27 @@ pub enum Refusal {
     Unavailable,
 }
 
+impl Refusal {
+    /// The HTTP status code of an answer with it.
+    #[must_use]
+    pub const fn status_code(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::Unauthorized => 401,
+            Self::NotLeader => 403,
+            Self::StaleEpoch
+            | Self::StaleConfiguration
+            | Self::OtherLeader
+            | Self::OtherStorage
+            | Self::OtherProcess
+            | Self::LogMismatch
+            | Self::NotNow => 409,
+            Self::QuorumNotReached => 500,
+            Self::LeadershipLost | Self::Unavailable => 503,
+        }
+    }
+}
+
 /// Body of every refusal on the peer port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{error}")]

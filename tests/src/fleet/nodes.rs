@@ -186,20 +186,7 @@ struct Refused(PeerError);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = match self.0.reason {
-            Refusal::Invalid => StatusCode::BAD_REQUEST,
-            Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
-            Refusal::NotLeader => StatusCode::FORBIDDEN,
-            Refusal::QuorumNotReached => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::LeadershipLost | Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::StaleEpoch
-            | Refusal::OtherLeader
-            | Refusal::OtherStorage
-            | Refusal::OtherProcess
-            | Refusal::LogMismatch
-            | Refusal::StaleConfiguration
-            | Refusal::NotNow => StatusCode::CONFLICT,
-        };
+        let status = StatusCode::from_u16(self.0.reason.status_code()).expect("a status code of HTTP");
         (status, Json(self.0)).into_response()
     }
 }
