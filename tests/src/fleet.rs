@@ -39,7 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     control_plane::ControlPlane,
     measure::{Counters, kvclusters, until_all},
-    nodes::{MANAGED, Nodes},
+    nodes::{MANAGED, Nodes, StoreName},
     report::{Report, Span, Used},
 };
 use crate::{
@@ -60,6 +60,8 @@ const SERVICES: usize = 3;
 const AT_ONCE: usize = 16;
 /// After everything is Ready, until what is left to do is done.
 const SETTLING: Duration = Duration::from_secs(15);
+/// One store in so many loses every copy, at the end.
+const ONE_IN: usize = 10;
 /// Below this, what was measured is only printed.
 const WORTH_KEEPING: usize = 200;
 /// Connections of the operator to all nodes, with room for the rest.
@@ -126,9 +128,12 @@ async fn measure(
     let client = plane.client.clone();
     install(&client, clusters).await?;
     let nodes = Nodes::default();
-    let _nodes = [
+    let _nodes_stay = [
         AbortOnDropHandle::new(spawn("following pods", nodes.clone().follow(client.clone()))),
-        AbortOnDropHandle::new(spawn("serving nodes", async { nodes.serve(listener).await.expect("it accepts") })),
+        AbortOnDropHandle::new(spawn("serving nodes", {
+            let nodes = nodes.clone();
+            async { nodes.serve(listener).await.expect("it accepts") }
+        })),
     ];
     let operator = Operator::start(plane).await?;
     let mut processes = vec![(OPERATOR.to_owned(), operator.process.pid()?)];
@@ -153,21 +158,26 @@ async fn measure(
 
     say(&format!("every store is Ready after {ready:.1?}; waiting until all is quiet, then for {} s", options.quiet));
     sleep(SETTLING).await;
-    let versions = measure::versions(&client).await?;
-    let (calm, used_calm, began) = (operator.counters().await?, Usage::of(&processes)?, Instant::now());
-    sleep(Duration::from_secs(options.quiet)).await;
-    let (after, used_after, lasted) = (operator.counters().await?, Usage::of(&processes)?, began.elapsed());
-    let now = measure::versions(&client).await?;
-    let changed = now.iter().filter(|(name, version)| versions.get(*name) != Some(version));
-    let gone = versions.keys().filter(|name| !now.contains_key(*name));
-    let changed = changed.map(|(name, _)| name).chain(gone).cloned().collect();
+    let calm = Quiet::for_a_while(options, &client, &operator, &processes).await?;
+
+    let halted: Vec<StoreName> =
+        (0..clusters).step_by(ONE_IN).map(|number| (namespace(number), name(number))).collect();
+    say(&format!("every copy of {} stores is lost; the same again while they wait for a person", halted.len()));
+    nodes.lose_copies(&halted);
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    tokio::time::timeout(patience, until_all(stores, "", halted.len(), |store| !is_ready(store)))
+        .await
+        .with_context(|| operator.process.output_end(20))??;
+    sleep(SETTLING).await;
+    let waiting = Quiet::for_a_while(options, &client, &operator, &processes).await?;
     // Ended meanwhile would be an error.
     plane.processes()?;
     let used = processes.iter().enumerate().map(|(index, (name, _))| Used {
         name: name.clone(),
         busy: used_made.share(&used_before, index),
-        idle: used_after.share(&used_calm, index),
-        resident_mib: used_after.resident_mib[index],
+        idle: calm.used.1.share(&calm.used.0, index),
+        waiting: waiting.used.1.share(&waiting.used.0, index),
+        resident_mib: calm.used.1.resident_mib[index],
     });
     let machine = Machine::look();
     Ok(Report {
@@ -179,12 +189,42 @@ async fn measure(
         objects,
         ready,
         making,
-        idle: span(lasted, &after.since(&calm)),
-        elections: after.sum("elections_total"),
-        trouble: (after.sum("reconcile_errors_total"), after.sum("reconciles_put_off_total")),
-        changed,
+        elections: calm.counters.sum("elections_total"),
+        trouble: (waiting.counters.sum("reconcile_errors_total"), waiting.counters.sum("reconciles_put_off_total")),
+        idle: calm.quiet,
+        halted: halted.len(),
+        waiting: waiting.quiet,
         used: used.collect(),
     })
+}
+
+/// A time in which nobody wishes for anything.
+struct Quiet {
+    quiet: report::Quiet,
+    /// At its end.
+    counters: Counters,
+    /// At its beginning and at its end.
+    used: (Usage, Usage),
+}
+
+impl Quiet {
+    async fn for_a_while(
+        options: &Options,
+        client: &Client,
+        operator: &Operator,
+        processes: &[(String, Pid)],
+    ) -> anyhow::Result<Self> {
+        let versions = measure::versions(client).await?;
+        let (before, used_before, began) = (operator.counters().await?, Usage::of(processes)?, Instant::now());
+        sleep(Duration::from_secs(options.quiet)).await;
+        let (counters, used, lasted) = (operator.counters().await?, Usage::of(processes)?, began.elapsed());
+        let now = measure::versions(client).await?;
+        let changed = now.iter().filter(|(name, version)| versions.get(*name) != Some(version));
+        let gone = versions.keys().filter(|name| !now.contains_key(*name));
+        let changed = changed.map(|(name, _)| name).chain(gone).cloned().collect();
+        let quiet = report::Quiet { span: span(lasted, &counters.since(&before)), changed };
+        Ok(Self { quiet, counters, used: (used_before, used) })
+    }
 }
 
 fn span(lasted: Duration, added: &Counters) -> Span {
@@ -243,12 +283,16 @@ fn namespace(number: usize) -> String {
     format!("fleet-{:02}", number / STORES_EACH)
 }
 
+fn name(number: usize) -> String {
+    format!("store-{number:03}")
+}
+
 async fn create(client: &Client, number: usize) -> anyhow::Result<()> {
     let namespace = namespace(number);
     let stores: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &kvclusters());
     let store: DynamicObject = serde_json::from_value(json!({
         "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
-        "metadata": {"name": format!("store-{number:03}"), "namespace": namespace},
+        "metadata": {"name": name(number), "namespace": namespace},
         "spec": {"followers": FOLLOWERS},
     }))?;
     stores.create(&PostParams::default(), &store).await.with_context(|| format!("make store {number}"))?;

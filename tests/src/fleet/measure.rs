@@ -92,7 +92,11 @@ impl Counters {
     pub fn sum(&self, name: &str) -> f64 {
         let of_the_name =
             |series: &str| series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
-        self.0.iter().filter(|(series, _)| of_the_name(series)).map(|(_, value)| value).sum()
+        self.0
+            .iter()
+            .filter(|(series, _)| of_the_name(series))
+            .map(|(_, value)| value)
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// Requests to the API server, most first.

@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_millis(25);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Namespace and name of a KvCluster.
-type StoreName = (String, String);
+pub type StoreName = (String, String);
 
 /// A pod that has an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +96,31 @@ impl Nodes {
         if tables.places.get(&address) == Some(&place) {
             return;
         }
-        let Place { store, node, .. } = &place;
-        let client_url = format!("http://{node}.{}-nodes.{}.svc:{CLIENT_PORT}", store.1, store.0);
-        tables.stores.entry(store.clone()).or_default().start(node.clone(), client_url);
-        tables.places.retain(|_, known| (&known.store, &known.node) != (store, node));
+        let before = tables.places.iter().find(|(_, known)| (&known.store, &known.node) == (&place.store, &place.node));
+        let before = before.map(|(address, known)| (*address, known.uid == place.uid));
+        if let Some((address, _)) = before {
+            tables.places.remove(&address);
+        }
+        // A pod is one process all its life, though kwok gives some another address after their first.
+        if before.is_none_or(|(_, is_the_same)| !is_the_same) {
+            tables.start(&place.store, &place.node);
+        }
         tables.places.insert(address, place);
+    }
+
+    /// Every process of these stores comes up anew at once, with nothing of what it held.
+    pub fn lose_copies(&self, stores: &[StoreName]) {
+        let mut tables = self.lock();
+        let places: Vec<Place> =
+            tables.places.values().filter(|place| stores.contains(&place.store)).cloned().collect();
+        for Place { store, node, .. } in &places {
+            if let Some(nodes) = tables.stores.get_mut(store) {
+                nodes.end(node);
+            }
+        }
+        for Place { store, node, .. } in &places {
+            tables.start(store, node);
+        }
     }
 
     fn gone(&self, pod: &Pod) {
@@ -152,6 +172,11 @@ impl Nodes {
 }
 
 impl Tables {
+    fn start(&mut self, store: &StoreName, node: &NodeId) {
+        let client_url = format!("http://{node}.{}-nodes.{}.svc:{CLIENT_PORT}", store.1, store.0);
+        self.stores.entry(store.clone()).or_default().start(node.clone(), client_url);
+    }
+
     fn place(&self, Called(address): Called) -> Result<Place, Refused> {
         self.places.get(&address).cloned().ok_or_else(nobody)
     }
@@ -315,6 +340,11 @@ mod tests {
         assert_eq!(fenced.storage_id, one.storage_id);
         nodes.seen(&pod("demo-0", "127.64.0.1", "a"));
         assert_eq!(client.state(&at("127.64.0.1")).await.expect("an answer").promised, Epoch(3));
+
+        // The pod got another address, and is the same process.
+        nodes.seen(&pod("demo-0", "127.64.0.5", "a"));
+        assert_eq!(client.state(&at("127.64.0.5")).await.expect("an answer").promised, Epoch(3));
+        assert_eq!(refused(client.state(&at("127.64.0.1")).await), Refusal::Unavailable);
 
         // A pod that was replaced has lost its memory, and the address of the former is nobody's.
         nodes.seen(&pod("demo-0", "127.64.0.9", "c"));

@@ -13,7 +13,9 @@ pub struct Used {
     pub busy: f64,
     /// Share of one processor while nothing changed.
     pub idle: f64,
-    /// Memory at the end, in MiB.
+    /// The same while some stores waited for a person.
+    pub waiting: f64,
+    /// Memory at rest, in MiB.
     pub resident_mib: f64,
 }
 
@@ -43,6 +45,33 @@ impl Span {
     }
 }
 
+/// A time in which nobody wished for anything.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Quiet {
+    /// What the operator did in it.
+    pub span: Span,
+    /// Objects whose version changed, though nothing should.
+    pub changed: Vec<String>,
+}
+
+impl Quiet {
+    fn faults(&self, clusters: usize, when: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        for Requests { verb, resource, count } in self.span.writes() {
+            faults.push(format!("the operator sent {count} x {verb} {resource} {when}"));
+        }
+        if !self.changed.is_empty() {
+            faults.push(format!("these changed {when}: {:?}", self.changed));
+        }
+        // Once a second each, where the processors keep up; a tenth of that is not an operator at rest but a stuck one.
+        let least = clusters as f64 * self.span.lasted.as_secs_f64() / 10.0;
+        if self.span.reconciles < least {
+            faults.push(format!("only {} reconciles {when}, of {least} at least", self.span.reconciles));
+        }
+        faults
+    }
+}
+
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -63,13 +92,15 @@ pub struct Report {
     /// Until then.
     pub making: Span,
     /// While nothing changed.
-    pub idle: Span,
+    pub idle: Quiet,
+    /// Stores that lost every copy.
+    pub halted: usize,
+    /// While they waited for a person.
+    pub waiting: Quiet,
     /// Leaders promoted, all in all.
     pub elections: f64,
     /// Reconciles that failed, and that were put off, all in all.
     pub trouble: (f64, f64),
-    /// Objects whose version changed while nothing should.
-    pub changed: Vec<String>,
     /// The operator first.
     pub used: Vec<Used>,
 }
@@ -78,18 +109,8 @@ impl Report {
     /// What is wrong; nothing if all is well.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        for Requests { verb, resource, count } in self.idle.writes() {
-            faults.push(format!("the operator sent {count} x {verb} {resource} while nothing changed"));
-        }
-        if !self.changed.is_empty() {
-            faults.push(format!("while nothing changed, these did: {:?}", self.changed));
-        }
-        // Once a second each, where the processors keep up; a tenth of that is not an operator at rest but a stuck one.
-        let least = self.clusters as f64 * self.idle.lasted.as_secs_f64() / 10.0;
-        if self.idle.reconciles < least {
-            faults.push(format!("only {} reconciles in the quiet time, of {least} at least", self.idle.reconciles));
-        }
+        let mut faults = self.idle.faults(self.clusters, "while nothing changed");
+        faults.extend(self.waiting.faults(self.clusters, "while stores waited for a person"));
         if self.trouble.0 > 0.0 {
             faults.push(format!("{} reconciles failed", self.trouble.0));
         }
@@ -109,9 +130,22 @@ fn table(f: &mut fmt::Formatter<'_>, Span { lasted, reconciles, requests }: &Spa
     writeln!(f, "\n{reconciles} reconciles in {}.", seconds(*lasted))
 }
 
+fn quiet(f: &mut fmt::Formatter<'_>, Quiet { span, changed }: &Quiet) -> fmt::Result {
+    table(f, span)?;
+    let writes: u64 = span.writes().iter().map(|one| one.count).sum();
+    writeln!(
+        f,
+        "\n{:.4} requests for each reconcile, {writes} of them writes, the lease of the operator left out; {} of the objects got another\n\
+         version, whoever wrote.\n",
+        span.requests_per_reconcile(),
+        changed.len(),
+    )
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { clusters, nodes_each, machines, setting, created, objects, ready, making, idle, .. } = self;
+        let Self { clusters, nodes_each, machines, setting, created, objects, ready, making, .. } = self;
+        let Self { idle, halted, waiting, .. } = self;
         let pods = clusters * nodes_each;
         writeln!(f, "# {clusters} stores under one operator\n")?;
         writeln!(
@@ -142,23 +176,21 @@ impl fmt::Display for Report {
             making.requests_per_reconcile(),
             making.requests_per_reconcile() * making.reconciles / *clusters as f64,
         )?;
-        table(f, idle)?;
-        let writes: u64 = idle.writes().iter().map(|one| one.count).sum();
+        quiet(f, idle)?;
         writeln!(
             f,
-            "\n{:.4} requests for each reconcile, {writes} of them writes, the lease of the operator left out; {} of the objects got another\n\
-             version, whoever wrote.\n",
-            idle.requests_per_reconcile(),
-            self.changed.len(),
+            "While nothing changed, and {halted} of the stores had lost every copy and waited for a person:\n"
         )?;
+        quiet(f, waiting)?;
         writeln!(
             f,
-            "## Processors and memory\n\n| process | while stores are made | at rest | memory |\n| --- | ---: | ---: | ---: |"
+            "## Processors and memory\n\n| process | while stores are made | at rest | while some wait | memory |\n\
+             | --- | ---: | ---: | ---: | ---: |"
         )?;
-        for Used { name, busy, idle, resident_mib } in &self.used {
-            writeln!(f, "| {name} | {busy:.2} | {idle:.2} | {resident_mib:.0} MiB |")?;
+        for Used { name, busy, idle, waiting, resident_mib } in &self.used {
+            writeln!(f, "| {name} | {busy:.2} | {idle:.2} | {waiting:.2} | {resident_mib:.0} MiB |")?;
         }
-        writeln!(f, "\nProcessors: 1.00 is one of them, all of the time. Memory is what is resident at the end.")
+        writeln!(f, "\nProcessors: 1.00 is one of them, all of the time. Memory is what is resident at rest.")
     }
 }
 
@@ -172,6 +204,10 @@ mod tests {
 
     fn report() -> Report {
         let span = |reconciles, requests| Span { lasted: Duration::from_secs(60), reconciles, requests };
+        let quiet = |reconciles| {
+            let requests = vec![request("get", "secrets", 2), request("update", "leases", 12)];
+            Quiet { span: span(reconciles, requests), changed: Vec::new() }
+        };
         Report {
             clusters: 2,
             nodes_each: 6,
@@ -181,25 +217,30 @@ mod tests {
             objects: [("Pod", (12, Duration::from_secs(4)))].into(),
             ready: Duration::from_secs(9),
             making: span(40.0, vec![request("patch", "services", 6), request("update", "leases", 30)]),
-            idle: span(120.0, vec![request("get", "secrets", 2), request("update", "leases", 12)]),
+            idle: quiet(120.0),
+            halted: 1,
+            waiting: quiet(110.0),
             elections: 2.0,
             trouble: (0.0, 1.0),
-            changed: Vec::new(),
-            used: vec![Used { name: "operator".to_owned(), busy: 0.5, idle: 0.1, resident_mib: 40.0 }],
+            used: vec![Used { name: "operator".to_owned(), busy: 0.5, idle: 0.1, waiting: 0.1, resident_mib: 40.0 }],
         }
     }
 
     #[test]
     fn an_operator_at_rest_renews_its_lease_and_writes_nothing_else() {
         assert_eq!(report().faults(), Vec::<String>::new());
-        let mut writing = report();
-        writing.idle.requests.push(request("patch", "pods", 1));
-        assert_eq!(writing.faults().len(), 1, "{:?}", writing.faults());
-        let changed = Report { changed: vec!["Pod a/b".to_owned()], ..report() };
-        assert_eq!(changed.faults().len(), 1, "{:?}", changed.faults());
-        let mut stuck = report();
-        stuck.idle.reconciles = 3.0;
-        assert_eq!(stuck.faults().len(), 1, "{:?}", stuck.faults());
+        for spoil in [
+            |quiet: &mut Quiet| quiet.span.requests.push(request("patch", "pods", 1)),
+            |quiet: &mut Quiet| quiet.changed.push("Pod a/b".to_owned()),
+            |quiet: &mut Quiet| quiet.span.reconciles = 3.0,
+        ] {
+            let (mut at_rest, mut waiting) = (report(), report());
+            spoil(&mut at_rest.idle);
+            spoil(&mut waiting.waiting);
+            for spoilt in [at_rest, waiting] {
+                assert_eq!(spoilt.faults().len(), 1, "{:?}", spoilt.faults());
+            }
+        }
         assert_eq!(Report { trouble: (2.0, 0.0), ..report() }.faults().len(), 1);
     }
 
@@ -211,7 +252,7 @@ mod tests {
             "| all 12 objects of kind Pod exist | 4.0 s |",
             "0.15 requests for each reconcile, 3.0 for each store",
             "0 of them writes",
-            "| operator | 0.50 | 0.10 | 40 MiB |",
+            "| operator | 0.50 | 0.10 | 0.10 | 40 MiB |",
         ] {
             assert!(page.contains(text), "{text} is missing in\n{page}");
         }
