@@ -313,7 +313,7 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
             tracing::warn!(namespace = valid.namespace, name = valid.name, %error, "a readiness gate is not set");
         }
     }
-    Ok(Action::requeue(pass.pause(&valid.store)))
+    Ok(Action::requeue(memory.pass.pause_after(&pass, &valid.store)))
 }
 
 /// One KvCluster with what exists of it.

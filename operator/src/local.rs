@@ -344,7 +344,7 @@ impl Local<'_> {
             if !starting {
                 tell_once(&mut shown, line);
             }
-            pause = pass.pause(store);
+            pause = self.memory.pause_after(&pass, store);
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod handover;
 mod happening;
+mod pace;
 mod reshape;
 mod rolling;
 mod standing_down;
@@ -67,6 +68,7 @@ pub struct Memory {
     untold: Option<Happening>,
     /// How far the replacement of outdated nodes is.
     rolling: rolling::Progress,
+    pace: pace::Pace,
 }
 
 /// What a pass found and did.
@@ -113,26 +115,6 @@ impl Pass {
     #[must_use]
     pub fn is_locked_out(&self) -> bool {
         self.refusing().next().is_some() && self.nodes.iter().all(|view| view.state.is_none())
-    }
-
-    /// How long to wait before the next pass: short while something is under way.
-    #[must_use]
-    pub fn pause(&self, store: &Store) -> Duration {
-        if self.leadership == Leadership::Settling {
-            // The Service has no leader before this is over.
-            return Duration::from_millis(100);
-        }
-        if matches!(self.scale, Scale::Begin(_) | Scale::Finish { .. } | Scale::GiveUp(_)) {
-            // The record has changed, and the leader has not heard of it.
-            return Duration::from_millis(20);
-        }
-        let steady = self.leadership == Leadership::Active
-            && store.switchover_to.is_none()
-            && self.settings_refusal.is_none()
-            && self.scale == Scale::Done
-            && self.happenings.is_empty()
-            && decide::is_whole(&self.situation(store));
-        if steady { Duration::from_secs(1) } else { Duration::from_millis(200) }
     }
 }
 
@@ -254,6 +236,12 @@ async fn probe(client: &PeerClient, nodes: Vec<KnownNode>) -> Vec<NodeView> {
 }
 
 impl Memory {
+    /// How long to wait before the next pass: short while something is under way.
+    #[must_use]
+    pub fn pause_after(&mut self, pass: &Pass, store: &Store) -> Duration {
+        self.pace.after(pass, store, Instant::now())
+    }
+
     fn note(&mut self, pass: &Pass, now: Instant) {
         if !pass.record.members.is_empty() || pass.nodes.iter().all(|view| view.state.is_none()) {
             self.waiting_since = None;

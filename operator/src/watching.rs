@@ -24,6 +24,8 @@ use serde::de::DeserializeOwned;
 pub type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
 
 /// Watches these namespaces; all, where none is named. A watch that fails is repeated, more and more slowly.
+///
+/// Objects come without the list of who set which field: nobody here reads it, and of a pod it is half of what is kept.
 pub fn watch<K>(client: &Client, namespaces: &[String], config: &watcher::Config) -> Events<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -34,7 +36,9 @@ where
         + Sync
         + 'static,
 {
-    let one = |api: Api<K>| -> Events<K> { watcher(api, config.clone()).default_backoff().boxed() };
+    let one = |api: Api<K>| -> Events<K> {
+        watcher(api, config.clone()).default_backoff().modify(|object| object.managed_fields_mut().clear()).boxed()
+    };
     match namespaces {
         [] => one(Api::all(client.clone())),
         [namespace] => one(Api::namespaced(client.clone(), namespace)),

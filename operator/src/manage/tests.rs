@@ -280,7 +280,11 @@ async fn a_wish_that_waits_stays() {
     let mut world = World::wishing_for(3, |scene| scene.seen(3).match_seq.0 -= 1).await;
     let pass = world.pass().await.expect("a pass");
     assert_eq!(world.journal(), ["n0 members 6 of epoch 3"]);
-    assert_eq!(pass.pause(&world.scene.store), Duration::from_millis(200), "it is looked at again soon");
+    assert_eq!(
+        world.memory.pause_after(&pass, &world.scene.store),
+        Duration::from_millis(200),
+        "it is looked at again soon"
+    );
 }
 
 #[tokio::test]
