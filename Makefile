@@ -4,7 +4,7 @@ SHELL := /bin/bash
 # Tools built by tests/cluster come before others of the same name.
 export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorumkv/bin:$(PATH)
 
-.PHONY: help run test test-fast soak soak-kind failover-table failover-table-kind e2e-table shown recovery-table fuzz bench fleet lint deny crds images kind-up kind-down compose-up compose-down clean
+.PHONY: help run test test-fast soak soak-kind soak-killed failover-table failover-table-kind e2e-table shown recovery-table fuzz bench fleet lint deny crds images kind-up kind-down compose-up compose-down clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ soak-kind: ## Chaos on a kind cluster, in memory and on volumes: MINUTES=5 (or S
 
 failover-table-kind: ## The same table on a kind cluster, TIMES=20 times in each way
 	QUORUMKV_FAILOVERS=$(or $(TIMES),20) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --workspace --test e2e_kind -- chaos::a_leader
+
+soak-killed: ## A store's life once for every write of its operator, which is killed there: LIVES=0 is all of them
+	tests/cluster/tools.sh kubernetes kwok
+	QUORUMKV_LIVES=$(or $(LIVES),0) QUORUMKV_TEST_LAYERS=e2e cargo test --locked --workspace --test e2e_killed -- --nocapture
 
 e2e-table: ## The whole e2e run; what each scenario cost is written to results/e2e.md
 	QUORUMKV_E2E_TABLE=results/e2e.md tests/run.sh --layers e2e

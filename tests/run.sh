@@ -56,7 +56,8 @@ network() { [ "$(id -u)" -ne 0 ] || tests/cluster/prerequisites.sh network; }
 
 names_of_tools() {
   ! asks compose || echo docker-compose
-  ! asks e2e || printf '%s\n' kubectl helm kind
+  # The last two for an API server whose machines are played.
+  ! asks e2e || printf '%s\n' kubectl helm kind kubernetes kwok
 }
 
 # What Go compiles later is fetched while Rust compiles: one waits for the network, the other for processors. What

@@ -2,11 +2,17 @@
 //!
 //! Pods are objects that kwok calls running; what answers on their addresses is the replication core ([`nodes`],
 //! [`store`]). The operator is the real program. [`measure`] asks it and the API server, [`report`] writes it down. A
-//! quiet minute in which the operator writes anything but its lease is a failure.
+//! quiet minute in which the operator writes anything but its lease is a failure, also while some stores have lost every
+//! copy and wait for a person.
+//!
+//! `tests/tests/e2e_killed.rs` uses the same parts for few stores, whose operators end at a write ([`proxy`]).
 
 pub mod control_plane;
+pub mod install;
 pub mod measure;
 pub mod nodes;
+pub mod operator;
+pub mod proxy;
 pub mod report;
 pub mod store;
 
@@ -22,31 +28,28 @@ use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{Pod, Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams, PostParams},
+    api::{DynamicObject, PostParams},
 };
 use quorumkv_api::PEER_PORT;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
-use serde::Deserialize as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     control_plane::ControlPlane,
+    install::install,
     measure::{Counters, kvclusters, until_all},
     nodes::{MANAGED, Nodes, StoreName},
+    operator::{Operator, Setup},
     report::{Report, Span, Used},
 };
-use crate::{
-    bench::{machine::Machine, usage},
-    processes::{Launch, Process, ports::PortBlock, programs},
-    wait,
-};
+use crate::bench::{machine::Machine, usage};
 
 /// Stores of one namespace.
 const STORES_EACH: usize = 20;
@@ -66,8 +69,8 @@ const ONE_IN: usize = 10;
 const WORTH_KEEPING: usize = 200;
 /// Connections of the operator to all nodes, with room for the rest.
 const FILES: u64 = 16_384;
-/// Name of the operator in tables and logs.
-const OPERATOR: &str = "operator";
+/// Where the operator's lease is.
+const OPERATOR_NAMESPACE: &str = "quorumkv-system";
 
 /// One operator and very many stores, with nodes that are played.
 #[derive(Debug, Parser)]
@@ -126,7 +129,8 @@ async fn measure(
 ) -> anyhow::Result<Report> {
     let clusters = options.clusters;
     let client = plane.client.clone();
-    install(&client, clusters).await?;
+    let namespaces = (0..clusters).step_by(STORES_EACH).map(namespace).chain([OPERATOR_NAMESPACE.to_owned()]);
+    install(&client, namespaces).await?;
     let nodes = Nodes::default();
     let _nodes_stay = [
         AbortOnDropHandle::new(spawn("following pods", nodes.clone().follow(client.clone()))),
@@ -135,8 +139,11 @@ async fn measure(
             async { nodes.serve(listener).await.expect("it accepts") }
         })),
     ];
-    let operator = Operator::start(plane).await?;
-    let mut processes = vec![(OPERATOR.to_owned(), operator.process.pid()?)];
+    let kubeconfig = &plane.operator_kubeconfig;
+    let mut operator =
+        Operator::new(&Setup { kubeconfig, watches: None, lives_in: OPERATOR_NAMESPACE, folder: plane.folder() })?;
+    operator.start().await?;
+    let mut processes = vec![(operator::NAME.to_owned(), operator.process.pid()?)];
     processes.extend(plane.processes()?);
     processes.push(("simulated nodes, and this program".to_owned(), rustix::process::getpid()));
 
@@ -190,7 +197,8 @@ async fn measure(
         ready,
         making,
         elections: calm.counters.sum("elections_total"),
-        trouble: (waiting.counters.sum("reconcile_errors_total"), waiting.counters.sum("reconciles_put_off_total")),
+        failed: waiting.counters.series("reconcile_errors_total"),
+        put_off: waiting.counters.sum("reconciles_put_off_total"),
         idle: calm.quiet,
         halted: halted.len(),
         waiting: waiting.quiet,
@@ -297,95 +305,6 @@ async fn create(client: &Client, number: usize) -> anyhow::Result<()> {
     }))?;
     stores.create(&PostParams::default(), &store).await.with_context(|| format!("make store {number}"))?;
     Ok(())
-}
-
-/// The resource definition, the namespaces, and the operator's rights.
-async fn install(client: &Client, clusters: usize) -> anyhow::Result<()> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let names = (0..clusters).step_by(STORES_EACH).map(namespace).chain(["quorumkv-system".to_owned()]);
-    for name in names {
-        let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
-        namespaces.create(&PostParams::default(), &namespace).await.with_context(|| format!("make {name}"))?;
-    }
-    let file = repository().join("crds/kvcluster.yaml");
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let definition: Value = serde_saphyr::from_str(&text).context("the resource definition")?;
-    apply(client, &definition).await?;
-    // What it may do is tested with the chart; here it shall not be the reason for anything.
-    apply(
-        client,
-        &json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "quorumkv-operator"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "quorumkv-operator"}],
-        }),
-    )
-    .await?;
-    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
-    wait::until("KvClusters are served", Duration::from_secs(60), || async {
-        stores.list(&Default::default()).await?;
-        Ok(())
-    })
-    .await
-}
-
-/// One object of no namespace.
-async fn apply(client: &Client, object: &Value) -> anyhow::Result<()> {
-    let object = DynamicObject::deserialize(object)?;
-    let types = object.types.as_ref().context("an object has a kind")?;
-    let resource = kube::api::ApiResource::from_gvk(&types.try_into()?);
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let name = object.metadata.name.as_deref().context("an object has a name")?;
-    let applied = api.patch(name, &PatchParams::apply("fleet").force(), &Patch::Apply(&object)).await;
-    applied.with_context(|| format!("apply {name}"))?;
-    Ok(())
-}
-
-/// The real operator, as a process of this machine.
-struct Operator {
-    process: Process,
-    http: reqwest::Client,
-    metrics: String,
-    _ports: PortBlock,
-}
-
-impl Operator {
-    async fn start(plane: &ControlPlane) -> anyhow::Result<Self> {
-        let ports = PortBlock::take()?;
-        let (health, metrics) = (ports.port(0), ports.port(1));
-        let kubeconfig = plane.operator_kubeconfig.display().to_string();
-        let arguments = [
-            ("--health-port", health.to_string()),
-            ("--metrics-port", metrics.to_string()),
-            ("--node-image", "localhost/quorumkv-node:played".to_owned()),
-            ("--pod-namespace", "quorumkv-system".to_owned()),
-        ];
-        let launch = Launch {
-            name: OPERATOR.to_owned(),
-            program: programs::operator()?,
-            arguments: std::iter::once("run".to_owned())
-                .chain(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
-                .collect(),
-            environment: vec![("KUBECONFIG".to_owned(), kubeconfig)],
-        };
-        let mut process = Process::new(launch, plane.folder());
-        process.start()?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
-        let metrics = format!("http://127.0.0.1:{metrics}/metrics");
-        let operator = Self { process, http, metrics, _ports: ports };
-        let leads = wait::until("the operator holds its lease", Duration::from_secs(60), || async {
-            let counters = operator.counters().await?;
-            ensure!(counters.sum("leading") > 0.0, "it does not yet");
-            Ok(())
-        });
-        leads.await.with_context(|| operator.process.output_end(20))?;
-        Ok(operator)
-    }
-
-    async fn counters(&self) -> anyhow::Result<Counters> {
-        Counters::ask(&self.http, &self.metrics).await
-    }
 }
 
 /// Of several processes, in their order, at one moment.

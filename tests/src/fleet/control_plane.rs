@@ -254,7 +254,9 @@ fn kubeconfig(server: &str, certificate: &Path, token: &str) -> String {
     .to_string()
 }
 
-async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
+/// # Errors
+/// When it is no kubeconfig.
+pub async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
     let read = Kubeconfig::read_from(kubeconfig).context("the kubeconfig")?;
     Ok(Client::try_from(Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)?)
 }

@@ -99,6 +99,13 @@ impl Counters {
             .fold(0.0, |sum, value| sum + value)
     }
 
+    /// The series of this name, as they are written, that are above zero.
+    #[must_use]
+    pub fn series(&self, name: &str) -> Vec<String> {
+        let those = self.0.iter().filter(|(series, value)| series.starts_with(name) && **value > 0.0);
+        those.map(|(series, value)| format!("{series} {value}")).collect()
+    }
+
     /// Requests to the API server, most first.
     #[must_use]
     pub fn requests(&self) -> Vec<Requests> {

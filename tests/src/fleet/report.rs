@@ -99,8 +99,10 @@ pub struct Report {
     pub waiting: Quiet,
     /// Leaders promoted, all in all.
     pub elections: f64,
-    /// Reconciles that failed, and that were put off, all in all.
-    pub trouble: (f64, f64),
+    /// Reconciles that failed, by error, all in all.
+    pub failed: Vec<String>,
+    /// Reconciles that were put off, all in all.
+    pub put_off: f64,
     /// The operator first.
     pub used: Vec<Used>,
 }
@@ -111,8 +113,8 @@ impl Report {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.idle.faults(self.clusters, "while nothing changed");
         faults.extend(self.waiting.faults(self.clusters, "while stores waited for a person"));
-        if self.trouble.0 > 0.0 {
-            faults.push(format!("{} reconciles failed", self.trouble.0));
+        if !self.failed.is_empty() {
+            faults.push(format!("reconciles failed: {}", self.failed.join(", ")));
         }
         faults
     }
@@ -161,12 +163,12 @@ impl fmt::Display for Report {
             writeln!(f, "| all {count} objects of kind {kind} exist | {} |", seconds(*after))?;
         }
         writeln!(f, "| every store is Ready with all its followers | {} |\n", seconds(*ready))?;
-        let (failed, put_off) = self.trouble;
+        let failed = if self.failed.is_empty() { "none".to_owned() } else { self.failed.join(", ") };
         writeln!(
             f,
-            "{} leaders were promoted for {clusters} stores; {failed} reconciles failed, {put_off} were put off because others wrote at the\n\
-             same time.\n",
-            self.elections
+            "{} leaders were promoted for {clusters} stores. Reconciles that failed: {failed}; put off because others wrote at the same\n\
+             time: {}.\n",
+            self.elections, self.put_off
         )?;
         writeln!(f, "## Requests of the operator to the API server\n\nWhile stores were made:\n")?;
         table(f, making)?;
@@ -221,7 +223,8 @@ mod tests {
             halted: 1,
             waiting: quiet(110.0),
             elections: 2.0,
-            trouble: (0.0, 1.0),
+            failed: Vec::new(),
+            put_off: 1.0,
             used: vec![Used { name: "operator".to_owned(), busy: 0.5, idle: 0.1, waiting: 0.1, resident_mib: 40.0 }],
         }
     }
@@ -241,7 +244,8 @@ mod tests {
                 assert_eq!(spoilt.faults().len(), 1, "{:?}", spoilt.faults());
             }
         }
-        assert_eq!(Report { trouble: (2.0, 0.0), ..report() }.faults().len(), 1);
+        let failed = vec!["reconcile_errors_total{error=\"timeout\"} 2".to_owned()];
+        assert_eq!(Report { failed, ..report() }.faults().len(), 1);
     }
 
     #[test]

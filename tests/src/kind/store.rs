@@ -262,7 +262,12 @@ impl Store {
     }
 }
 
-fn is_complete(cluster: &DynamicObject, pods: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
+/// Whether it is Ready by the present spec with every follower caught up and counted, and everything says so that
+/// people and Services go by.
+///
+/// # Errors
+/// When it is not; the message says what is missing.
+pub fn is_complete(cluster: &DynamicObject, pods: &BTreeMap<String, PodSeen>) -> anyhow::Result<()> {
     let status = &cluster.data["status"];
     let spec = &cluster.data["spec"];
     let [ready, reason, message] = objects::condition(cluster, "Ready");
