@@ -50,6 +50,14 @@ pub fn volumes_reason(status: Option<&KvClusterStatus>) -> Option<&str> {
     reason_of(status, VOLUMES_RESIZED)
 }
 
+/// Whether they have, as it was last reported with one of these reasons.
+#[must_use]
+pub fn volumes_verdict(status: Option<&KvClusterStatus>, reasons: &[&'static str]) -> Option<Verdict> {
+    let known = status?.conditions.iter().find(|condition| condition.type_ == VOLUMES_RESIZED)?;
+    let reason = reasons.iter().find(|reason| **reason == known.reason)?;
+    Some(Verdict::new(known.status == "True", reason, known.message.clone()))
+}
+
 fn reason_of<'a>(status: Option<&'a KvClusterStatus>, kind: &str) -> Option<&'a str> {
     let known = status?.conditions.iter().find(|condition| condition.type_ == kind)?;
     Some(&known.reason)
@@ -97,6 +105,15 @@ impl Summary {
     /// Something is wrong that no node tells of.
     pub fn degrade(&mut self, reason: &'static str, message: &str) {
         self.degraded = Verdict::new(true, reason, message);
+    }
+
+    /// The same of something beside which all else is worse.
+    pub fn degrade_also(&mut self, reason: &'static str, message: &str) {
+        if self.degraded.holds {
+            self.degraded.message = format!("{}; {message}", self.degraded.message);
+        } else {
+            self.degrade(reason, message);
+        }
     }
 }
 
@@ -453,16 +470,23 @@ pub fn refused(
 }
 
 /// The derived status of a store that is left alone: what was known of it, with a condition that says so. None if
-/// that stands there already. The condition goes with the first pass after the pause.
+/// that stands there already. `expiry`: what becomes of its certificate. The condition goes with the first pass after the
+/// pause.
 #[must_use]
-pub fn paused(current: Option<&KvClusterStatus>, generation: Option<i64>, now: Timestamp) -> Option<DerivedStatus> {
+pub fn paused(
+    current: Option<&KvClusterStatus>,
+    generation: Option<i64>,
+    expiry: Option<&str>,
+    now: Timestamp,
+) -> Option<DerivedStatus> {
     let current = current.map(DerivedStatus::of);
     let mut next = current.clone().unwrap_or_else(DerivedStatus::empty);
     // The spec may change meanwhile; this speaks of none.
     let known = next.conditions.iter().find(|condition| condition.type_ == PAUSED);
     let generation = known.map_or(generation, |condition| condition.observed_generation);
+    let expiry = expiry.map(|expiry| format!(". {expiry}")).unwrap_or_default();
     let message = format!(
-        "The annotation {} says {}: the operator changes nothing, and all else here is as it was before",
+        "The annotation {} says {}: the operator changes nothing, and all else here is as it was before{expiry}",
         pause::ANNOTATION,
         pause::PAUSED,
     );

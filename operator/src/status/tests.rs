@@ -124,19 +124,29 @@ fn a_roll_that_is_held_says_by_what() {
     scene.silence(4);
     scene.nodes[4].presence = Presence::NotRunning;
     let trouble = Some(Trouble::CannotStart("ImagePullBackOff".into()));
-    scene.nodes[4].report = Some(PodReport { ready: false, trouble });
+    scene.nodes[4].report = Some(PodReport { trouble, ..PodReport::default() });
     scene.seen(4).connected = false;
     let roll = Roll::Wait(Hold::Unproven(vec![name(4)]));
-    let pass = Pass { roll, ..pass(&scene, Leadership::Active) };
-    let Summary { progressing, degraded, .. } = summarize(&scene.store, &pass);
+    let held = Pass { roll, ..pass(&scene, Leadership::Active) };
+    let Summary { progressing, degraded, .. } = summarize(&scene.store, &held);
     assert_eq!((progressing.holds, progressing.reason), (true, "RollingNodes"));
     assert!(degraded.message.contains("n4 is not running (ImagePullBackOff)"), "{}", degraded.message);
-    let held = summarize(&scene.store, &Pass { roll_held: true, ..pass.clone() }).progressing;
-    assert_eq!((held.holds, held.reason), (false, "RollHeld"));
-    assert!(held.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{held:?}");
+    let told = summarize(&scene.store, &Pass { roll_held: true, ..held.clone() }).progressing;
+    assert_eq!((told.holds, told.reason), (false, "RollHeld"));
+    assert!(told.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{told:?}");
+    // One that does not end holds it no less.
+    scene.nodes[4].outdated = true;
+    let trouble = Some(Trouble::DoesNotEnd("worker-2".into()));
+    scene.nodes[4].report = Some(PodReport { ending: true, trouble, ..PodReport::default() });
+    let roll = crate::decide::roll(&scene.situation(), &Leadership::Active);
+    let stuck = summarize(&scene.store, &Pass { roll, roll_held: true, ..pass(&scene, Leadership::Active) });
+    assert_eq!((stuck.progressing.holds, stuck.progressing.reason), (false, "RollHeld"));
+    assert!(stuck.progressing.message.contains("n4 must end first"), "{:?}", stuck.progressing);
+    assert!(stuck.degraded.message.contains("its machine worker-2 may not answer"), "{:?}", stuck.degraded);
+    scene.nodes[4].outdated = false;
     scene.store.wanted = 8;
-    let scale = scale::scale(&scene.situation(), &Leadership::Active, &pass.roll);
-    let progressing = summarize(&scene.store, &Pass { scale, roll_held: true, ..pass }).progressing;
+    let scale = scale::scale(&scene.situation(), &Leadership::Active, &held.roll);
+    let progressing = summarize(&scene.store, &Pass { scale, roll_held: true, ..held }).progressing;
     assert_eq!(progressing.reason, "RollHeld", "followers that wait for it are no other news");
 }
 
@@ -253,13 +263,27 @@ fn a_refused_spec_keeps_what_was_applied_and_says_why() {
 fn a_pause_is_told_once_beside_what_was_known_and_goes_with_the_next_pass() {
     let calm = summary(|_| {}, Leadership::Active);
     let first = stored(&write(None, &calm, 100).expect("a status"));
-    let next = stored(&paused(Some(&first), Some(4), at(200)).expect("a change"));
+    let next = stored(&paused(Some(&first), Some(4), None, at(200)).expect("a change"));
     let kinds = |status: &KvClusterStatus| -> Vec<String> {
         status.conditions.iter().map(|condition| condition.type_.clone()).collect()
     };
     assert_eq!(kinds(&next), ["Ready", "Progressing", "Degraded", "QuorumAvailable", "Paused"]);
     assert_eq!(next.write_quorum, first.write_quorum);
-    assert_eq!(paused(Some(&next), Some(5), at(300)), None, "whatever the spec says by then");
+    assert_eq!(paused(Some(&next), Some(5), None, at(300)), None, "whatever the spec says by then");
+    let later = stored(&paused(Some(&next), Some(5), Some("It expires"), at(300)).expect("a change"));
+    assert!(later.conditions[4].message.ends_with("before. It expires"), "{}", later.conditions[4].message);
     let resumed = stored(&write(Some(&next), &calm, 400).expect("a change"));
     assert_eq!(resumed.conditions, first.conditions);
+}
+
+#[test]
+fn what_fails_besides_is_told_and_hides_nothing_that_is_worse() {
+    let mut calm = summary(|_| {}, Leadership::Active);
+    calm.degrade_also("KubernetesRefuses", "cannot annotate n1");
+    assert_eq!((calm.degraded.reason, calm.degraded.message.as_str()), ("KubernetesRefuses", "cannot annotate n1"));
+    let mut worse = summary(|s| s.seen(4).connected = false, Leadership::Active);
+    worse.degrade_also("KubernetesRefuses", "cannot annotate n1");
+    assert_eq!(worse.degraded.reason, "FollowersNotReady");
+    let message = &worse.degraded.message;
+    assert!(message.contains("n4 is not connected") && message.ends_with("; cannot annotate n1"), "{message}");
 }
