@@ -20,9 +20,11 @@
 //! | `events.k8s.io` | events | create, patch | what happened |
 //! | `coordination.k8s.io` | leases, in its own namespace | get, create, patch, update | which operator works |
 
+mod chores;
 mod growth;
 mod sleep;
 mod tls;
+mod unseen;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,6 +47,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::chores::{Chore, Setbacks};
 use crate::{
     apply::{self, ApplyError, StatusRecord},
     build::{self, names, policy},
@@ -59,7 +62,7 @@ use crate::{
     pause,
     reason::Reason,
     record::{Record, RecordError, UnreadableRecord},
-    status::{self, Summary, VolumeReport},
+    status::{self, Summary},
     validate::{self, ValidCluster},
     volumes,
 };
@@ -118,6 +121,10 @@ pub struct ClusterMemory {
     sleep_held: bool,
     /// Why a volume does not grow.
     growth: growth::Refused,
+    /// What fails besides the passes.
+    setbacks: Setbacks,
+    /// While it is left alone: what becomes of its certificate.
+    certificate: tls::Watched,
 }
 
 #[derive(Debug, Clone)]
@@ -153,6 +160,9 @@ pub enum ReconcileError {
     /// It took too long.
     #[error("not finished within {RECONCILE_TIMEOUT:?}")]
     Timeout,
+    /// A part of it took too long.
+    #[error("not done within {0:?}")]
+    Stuck(Duration),
 }
 
 impl ReconcileError {
@@ -171,7 +181,7 @@ impl ReconcileError {
             Self::Record(_) => "record_unreadable",
             Self::PeerClient(_) => "peer_client",
             Self::Tls { .. } => "tls_secret",
-            Self::Timeout => "timeout",
+            Self::Timeout | Self::Stuck(_) => "timeout",
         }
     }
 
@@ -191,6 +201,17 @@ impl ReconcileError {
             Self::Apply(ApplyError::Gone | ApplyError::Record(RecordError::Gone))
                 | Self::Pass(PassError::Record(RecordError::Gone))
         )
+    }
+
+    /// The reason to tell it under at once: nothing but a person helps.
+    const fn for_people(&self) -> Option<Reason> {
+        match self {
+            Self::Apply(ApplyError::Foreign { .. }) => Some(Reason::ForeignObject),
+            Self::Apply(ApplyError::NoToken(_)) => Some(Reason::NoToken),
+            Self::Record(_) => Some(Reason::UnreadableRecord),
+            Self::Tls { reason, .. } => Some(*reason),
+            _ => None,
+        }
     }
 
     /// Whether it belongs to a world in which others write and delete too: it is tried again, and is no failure.
@@ -267,9 +288,12 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
         return leave_alone(cluster, context, memory).await;
     }
     look_after_again(cluster, context, memory).await;
+    if let Some(gap) = context.caches.gaps.of(&cluster.namespace().unwrap_or_default()) {
+        return unseen::wait(cluster, context, &gap, memory).await;
+    }
     let valid = match validate::validate(cluster, &context.node_image) {
         Ok(valid) => valid,
-        Err(error) => return refuse(cluster, context, memory, &error.to_string()).await,
+        Err(error) => return refuse(cluster, context, memory, Reason::InvalidSpec, &error.to_string()).await,
     };
     memory.refusal = None;
     let known = Record::from_status(cluster.status.as_ref())?;
@@ -287,33 +311,43 @@ async fn steps(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemor
     apply::apply(&context.client, &valid, &build::objects(&wanted), &observed).await?;
     let platform = StatusRecord::new(&context.client, &valid);
     let site = Site { cluster, context, valid: &valid, observed: &observed, platform: &platform };
-    match stage {
-        Stage::Awake => sleep::wake(&site, memory).await,
-        Stage::Settling => return sleep::settle(&site, &client, nodes, known, memory).await,
-        Stage::Stopping => return sleep::rest(&site, stage, known, memory).await,
-        Stage::Asleep => {
-            // A long sleep outlasts a certificate, and nodes that wake up shall find a good one.
-            tls::go_on(cluster, context, (&valid, &observed, &[]), &client, &mut memory.tls).await?;
-            return sleep::rest(&site, stage, known, memory).await;
+    let pause = match stage {
+        Stage::Awake => {
+            sleep::wake(&site, memory).await;
+            work(&site, &client, nodes, known, memory).await?
         }
-    }
-    let pass = manage::pass(&platform, &client, &valid.store, nodes, known, &mut memory.pass).await?;
+        Stage::Settling => sleep::settle(&site, &client, nodes, known, memory).await?,
+        Stage::Stopping | Stage::Asleep => sleep::rest(&site, stage, &client, known, memory).await?,
+    };
+    Ok(Action::requeue(pause))
+}
+
+/// One look at a store that is awake; how long to wait before the next.
+async fn work(
+    site: &Site<'_>,
+    client: &PeerClient,
+    nodes: Vec<KnownNode>,
+    known: Record,
+    memory: &mut ClusterMemory,
+) -> Result<Duration, ReconcileError> {
+    let Site { cluster, context, valid, observed, platform } = *site;
+    let pass = manage::pass(platform, client, &valid.store, nodes, known, &mut memory.pass).await?;
     tell(cluster, context, &pass.happenings).await;
-    label_pods(context, &valid, &observed, &pass).await?;
-    replace_outdated(context, &observed, &pass).await?;
-    tls::go_on(cluster, context, (&valid, &observed, &pass.nodes), &client, &mut memory.tls).await?;
-    let volumes = growth::grow(&site, &mut memory.growth).await?;
-    let notes = (volumes.as_ref(), tls::problem(memory.tls.as_ref()));
-    report(&site, status::summarize(&valid.store, &pass), notes).await?;
-    // Where the right for it is missing, all else works as without it.
-    if let Some(error) = counted::mark(&context.client, &observed, &pass.situation(&valid.store)).await {
-        let error = ReconcileError::from(error);
-        if !error.is_passing() {
-            context.metrics.failed(error.label());
-            tracing::warn!(namespace = valid.namespace, name = valid.name, %error, "a readiness gate is not set");
-        }
+    let setbacks = &mut memory.setbacks;
+    let labelled = setbacks.attempt(site, Chore::Labels, label_pods(context, valid, observed, &pass)).await;
+    // While clients cannot be led elsewhere, no node is taken away.
+    if labelled.is_some() {
+        setbacks.attempt(site, Chore::Replacement, replace_outdated(context, observed, &pass)).await;
     }
-    Ok(Action::requeue(memory.pass.pause_after(&pass, &valid.store)))
+    report(site, status::summarize(&valid.store, &pass), memory).await?;
+    let ClusterMemory { setbacks, tls, growth, .. } = memory;
+    let situation = pass.situation(&valid.store);
+    let gates = async { counted::mark(&context.client, observed, &situation).await.map_or(Ok(()), |e| Err(e.into())) };
+    setbacks.attempt(site, Chore::Gates, gates).await;
+    let certificates = tls::go_on(cluster, context, (valid, observed, &pass.nodes), client, tls);
+    setbacks.attempt(site, Chore::Certificates, certificates).await;
+    setbacks.attempt(site, Chore::Volumes, growth::ask(site, growth)).await;
+    Ok(memory.pass.pause_after(&pass, &valid.store))
 }
 
 /// One KvCluster with what exists of it.
@@ -331,7 +365,7 @@ fn as_it_shall_be(valid: &ValidCluster, observed: &Observed, stopped: bool) -> V
     ValidCluster { storage, stopped, ..valid.clone() }
 }
 
-/// Writes nothing but, once, that nothing is written.
+/// Writes nothing but, once, that nothing is written, and that a certificate expires because of that.
 async fn leave_alone(
     cluster: &KvCluster,
     context: &Context,
@@ -340,7 +374,10 @@ async fn leave_alone(
     // What was seen before is too old afterwards: silence is counted anew.
     memory.pass = Memory::default();
     memory.sleep = None;
-    let status = status::paused(cluster.status.as_ref(), cluster.metadata.generation, Timestamp::now());
+    memory.setbacks = Setbacks::default();
+    let expiry = tls::while_paused(cluster, context, &mut memory.certificate).await;
+    let generation = cluster.metadata.generation;
+    let status = status::paused(cluster.status.as_ref(), generation, expiry.as_deref(), Timestamp::now());
     if let Some(status) = status {
         if !memory.paused {
             let note = "The operator changes nothing, and replaces no leader, while the annotation is there";
@@ -349,28 +386,32 @@ async fn leave_alone(
         apply::patch_status(&context.client, cluster, &status).await?;
     }
     memory.paused = true;
-    Ok(Action::await_change())
+    Ok(memory.certificate.next_look().map_or_else(Action::await_change, Action::requeue))
 }
 
 async fn look_after_again(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory) {
+    memory.certificate = tls::Watched::default();
     if std::mem::take(&mut memory.paused) {
         publish(cluster, context, Reason::Resumed, "Resume", "The operator looks after the store again").await;
     }
 }
 
-/// The API server let a spec through that cannot be built, or an older rule did.
+/// Nothing is done for it: the API server let a spec through that cannot be built, or an older rule did, or not enough
+/// is known.
 async fn refuse(
     cluster: &KvCluster,
     context: &Context,
     memory: &mut ClusterMemory,
+    reason: Reason,
     message: &str,
 ) -> Result<Action, ReconcileError> {
+    memory.setbacks = Setbacks::default();
     if memory.refusal.as_deref() != Some(message) {
         memory.refusal = Some(message.to_owned());
-        publish(cluster, context, Reason::InvalidSpec, "Validate", message).await;
+        publish(cluster, context, reason, "Validate", message).await;
     }
-    let (generation, reason) = (cluster.metadata.generation, Reason::InvalidSpec.as_str());
-    let status = status::refused(cluster.status.as_ref(), generation, reason, message, Timestamp::now());
+    let generation = cluster.metadata.generation;
+    let status = status::refused(cluster.status.as_ref(), generation, reason.as_str(), message, Timestamp::now());
     if let Some(status) = status {
         apply::patch_status(&context.client, cluster, &status).await?;
     }
@@ -443,19 +484,19 @@ async fn replace_outdated(context: &Context, observed: &Observed, pass: &Pass) -
     Ok(())
 }
 
-/// `problem`: with certificates, which no node tells of.
-async fn report(
-    site: &Site<'_>,
-    mut summary: Summary,
-    (volumes, problem): (Option<&VolumeReport>, Option<&(Reason, String)>),
-) -> Result<(), ReconcileError> {
+/// Tells of the pass, of what no node tells of, and of what came of all else the last time.
+async fn report(site: &Site<'_>, mut summary: Summary, memory: &mut ClusterMemory) -> Result<(), ReconcileError> {
     let Site { cluster, context, valid, .. } = site;
-    if let Some((reason, message)) = problem {
+    let volumes = growth::look(site, &memory.growth).await;
+    if let Some((reason, message)) = tls::problem(memory.tls.as_ref()) {
         summary.degrade(reason.as_str(), message);
+    }
+    if let Some((reason, message)) = memory.setbacks.tell(site).await {
+        summary.degrade_also(reason.as_str(), &message);
     }
     let selector = names::selector_text(&valid.name);
     let now = Timestamp::now();
-    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, volumes, now);
+    let next = status::after_pass(cluster.status.as_ref(), valid.generation, selector, &summary, volumes.as_ref(), now);
     if let Some(next) = next {
         apply::patch_status(&context.client, cluster, &next).await?;
     }
@@ -465,13 +506,7 @@ async fn report(
 /// Puts a failure that a person has to look at where people look.
 async fn report_failure(cluster: &KvCluster, context: &Context, memory: &mut ClusterMemory, error: &ReconcileError) {
     tracing::warn!(namespace = ?cluster.namespace(), name = %cluster.name_any(), %error, "reconcile failed");
-    let reason = match error {
-        ReconcileError::Apply(ApplyError::Foreign { .. }) => Reason::ForeignObject,
-        ReconcileError::Apply(ApplyError::NoToken(_)) => Reason::NoToken,
-        ReconcileError::Record(_) => Reason::UnreadableRecord,
-        ReconcileError::Tls { reason, .. } => *reason,
-        _ => return,
-    };
+    let Some(reason) = error.for_people() else { return };
     let message = error.to_string();
     if memory.refusal.as_ref() == Some(&message) {
         return;

@@ -40,27 +40,34 @@ pub enum Presence {
 }
 
 /// What the platform says of a node beyond its presence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodReport {
     /// Whether Services and budgets count it as ready. That comes a moment after the node says so of itself.
     pub ready: bool,
-    /// What keeps it from running.
+    /// Whether it was told to end, whatever runs in it.
+    pub ending: bool,
+    /// What keeps it from running, or from ending.
     pub trouble: Option<Trouble>,
 }
 
-/// What keeps a pod from running, by the platform's own word for it, such as `ImagePullBackOff`.
+/// What keeps a pod from running, by the platform's own word for it, such as `ImagePullBackOff`, or from ending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// Its process is not even begun: there is no image, no machine, or a part of its description is missing.
     CannotStart(String),
     /// Its process ended, perhaps again and again.
     KeepsEnding(String),
+    /// It should have ended by now, on this machine; of no name, if it has none.
+    DoesNotEnd(String),
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::CannotStart(reason) | Self::KeepsEnding(reason)) = self;
-        f.write_str(reason)
+        match self {
+            Self::CannotStart(reason) | Self::KeepsEnding(reason) => f.write_str(reason),
+            Self::DoesNotEnd(machine) if machine.is_empty() => f.write_str("does not end"),
+            Self::DoesNotEnd(machine) => write!(f, "does not end, and its machine {machine} may not answer"),
+        }
     }
 }
 
@@ -86,6 +93,11 @@ impl NodeView {
     #[must_use]
     pub fn trouble(&self) -> Option<&Trouble> {
         self.report.as_ref()?.trouble.as_ref()
+    }
+
+    /// Whether it was told to end: what comes after it is waited for, and telling it again changes nothing.
+    fn is_ending(&self) -> bool {
+        self.presence == Presence::Stopping || self.report.as_ref().is_some_and(|report| report.ending)
     }
 
     fn cannot_start(&self) -> bool {

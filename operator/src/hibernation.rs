@@ -12,10 +12,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use quorumkv_api::{NodeId, Position, peer::FenceReply};
 
 use crate::{
-    observe::Observed,
+    observe::{self, Observed},
     validate::{Store, ValidCluster},
 };
 
@@ -57,6 +58,42 @@ pub fn stage(cluster: &ValidCluster, observed: &Observed, told_to_stop: bool) ->
         (false, _) if told_to_stop => Stage::Stopping,
         (false, _) => Stage::Settling,
     }
+}
+
+/// What a store waits for whose nodes were told to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The pods that are there.
+    pods: Vec<String>,
+    /// Those that should have ended by now, and what a person can do.
+    pub stuck: Option<String>,
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.pods.as_slice(), &self.stuck) {
+            ([], _) => f.write_str("its nodes stop"),
+            (pods, None) => write!(f, "its nodes stop; still there: {}", pods.join(", ")),
+            (pods, Some(stuck)) => write!(f, "its nodes stop; still there: {}. {stuck}", pods.join(", ")),
+        }
+    }
+}
+
+/// What is waited for while the nodes stop.
+#[must_use]
+pub fn waiting(observed: &Observed, now: Timestamp) -> Waiting {
+    let stuck: Vec<_> = observed.pods.iter().filter(|(_, pod)| observe::is_stuck(pod, now)).collect();
+    let named = stuck.iter().map(|(node, pod)| match observe::machine(pod) {
+        "" => node.0.clone(),
+        machine => format!("{node} (on {machine})"),
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let stuck = (!stuck.is_empty()).then(|| {
+        format!(
+            "Should have ended by now: {named}. Does the machine answer? If not, make sure that it is off, and delete              its Node, or the pod with --force"
+        )
+    });
+    Waiting { pods: observed.pods.keys().map(|node| node.0.clone()).collect(), stuck }
 }
 
 /// What the nodes held when they had promised to write nothing more.
@@ -136,6 +173,28 @@ mod tests {
         let cluster = ValidCluster { hibernated: true, ..valid_cluster() };
         assert_eq!(stage(&cluster, &observed(replicas, pods), told), expected);
         assert_eq!(stage(&valid_cluster(), &observed(replicas, pods), told), Stage::Awake);
+    }
+
+    #[test]
+    fn who_has_not_stopped_is_named_and_after_its_time_what_can_be_done() {
+        let mut observed = observed(Some(0), 3);
+        let end = |second| Timestamp::from_second(second).expect("a time");
+        for (n, machine) in [(1, "worker-1"), (2, "worker-2")] {
+            let pod = json!({
+                "metadata": {"name": name(n).0, "deletionTimestamp": end(100 * n as i64).to_string()},
+                "spec": {"containers": [], "nodeName": machine},
+            });
+            observed.pods.insert(name(n), Arc::new(serde_json::from_value(pod).expect("a pod")));
+        }
+        let early = waiting(&observed, end(129));
+        assert_eq!(early.to_string(), "its nodes stop; still there: n0, n1, n2");
+        assert_eq!(early.stuck, None);
+        let late = waiting(&observed, end(130));
+        let stuck = late.stuck.clone().expect("one should have ended");
+        assert!(stuck.contains("n1 (on worker-1)") && !stuck.contains("n2"), "{stuck}");
+        assert!(stuck.contains("make sure that it is off") && late.to_string().ends_with(&stuck), "{late}");
+        observed.pods.clear();
+        assert_eq!(waiting(&observed, end(130)).to_string(), "its nodes stop");
     }
 
     fn answers(scene: &Scene, ends: &[u64]) -> Vec<FenceReply> {

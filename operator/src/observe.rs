@@ -3,8 +3,9 @@
 //! The caches only inform. What must be true (the record) is read live before it is relied on, and every
 //! write to an object can meet a newer one without harm.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ContainerState, PersistentVolumeClaim, Pod, Service},
@@ -21,7 +22,11 @@ use crate::{
     decide::{PodReport, Presence, Trouble},
     manage::KnownNode,
     validate::ValidCluster,
+    watching::Gaps,
 };
+
+/// How much later than it was given to end a pod may be gone before something must be in the way.
+const OVERDUE: Duration = Duration::from_secs(30);
 
 /// The caches of all watched kinds.
 #[derive(Clone)]
@@ -36,6 +41,8 @@ pub struct Caches {
     pub pods: Store<Pod>,
     /// Claims of volumes.
     pub claims: Store<PersistentVolumeClaim>,
+    /// What they lack that may exist.
+    pub gaps: Gaps,
 }
 
 /// What exists of one KvCluster.
@@ -91,7 +98,7 @@ pub(crate) fn owned_by(object: &impl Resource, uid: &str) -> bool {
 /// The nodes of the cluster, as far as Kubernetes knows about them.
 #[must_use]
 pub fn known_nodes(cluster: &ValidCluster, observed: &Observed) -> Vec<KnownNode> {
-    let revision = observed.stateful_set.as_deref().and_then(latest_revision);
+    let (now, revision) = (Timestamp::now(), observed.stateful_set.as_deref().and_then(latest_revision));
     let known = |node: &NodeId| {
         let pod = observed.pods.get(node).map(Arc::as_ref);
         let ip = pod.and_then(|pod| pod.status.as_ref()?.pod_ip.as_deref());
@@ -99,7 +106,7 @@ pub fn known_nodes(cluster: &ValidCluster, observed: &Observed) -> Vec<KnownNode
             pod.is_some_and(|pod| pod.labels().get("controller-revision-hash").is_some_and(|hash| hash != revision))
         });
         let address = names::address(cluster, node, ip);
-        KnownNode { address, presence: presence(pod), outdated, report: pod.map(report) }
+        KnownNode { address, presence: presence(pod), outdated, report: pod.map(|pod| report(pod, now)) }
     };
     cluster.store.nodes.iter().map(known).collect()
 }
@@ -121,8 +128,26 @@ fn latest_revision(set: &StatefulSet) -> Option<&str> {
 }
 
 /// What Kubernetes says of a pod beyond its presence.
-fn report(pod: &Pod) -> PodReport {
-    PodReport { ready: is_ready(pod), trouble: trouble(pod) }
+fn report(pod: &Pod, now: Timestamp) -> PodReport {
+    let stuck = is_stuck(pod, now).then(|| Trouble::DoesNotEnd(machine(pod).to_owned()));
+    PodReport {
+        ready: is_ready(pod),
+        ending: pod.metadata.deletion_timestamp.is_some(),
+        trouble: stuck.or_else(|| trouble(pod)),
+    }
+}
+
+/// Whether a pod was told to end, and should have by now. The machine of such a one does not answer, mostly: nobody
+/// says then that its processes have ended, and it stays until a person, or the machine, does.
+pub(crate) fn is_stuck(pod: &Pod, now: Timestamp) -> bool {
+    // The end of the time that it was given.
+    let end = pod.metadata.deletion_timestamp.as_ref();
+    end.is_some_and(|end| now.duration_since(end.0).as_secs_f64() >= OVERDUE.as_secs_f64())
+}
+
+/// Where it runs; nowhere, if nothing is named.
+pub(crate) fn machine(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
 }
 
 /// What keeps a pod from running that will not pass in a moment by itself.
@@ -221,13 +246,15 @@ mod tests {
         #[case] state: serde_json::Value,
         #[case] expected: Option<Trouble>,
     ) {
-        assert_eq!(report(&pod(state, false)), PodReport { ready: false, trouble: expected });
+        let expected = PodReport { trouble: expected, ..PodReport::default() };
+        assert_eq!(report(&pod(state, false), Timestamp::now()), expected);
     }
 
     #[test]
     fn a_pod_without_a_machine_and_one_that_was_evicted_are_in_trouble() {
         let of = |status: serde_json::Value| {
-            report(&serde_json::from_value(json!({"metadata": {"name": "demo-0"}, "status": status})).expect("a pod"))
+            let pod = json!({"metadata": {"name": "demo-0"}, "status": status});
+            report(&serde_json::from_value(pod).expect("a pod"), Timestamp::now())
         };
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"});
         let unplaced = of(json!({"phase": "Pending", "conditions": [condition]}));
@@ -235,7 +262,22 @@ mod tests {
         let evicted = of(json!({"phase": "Failed", "reason": "Evicted"}));
         assert_eq!(evicted.trouble, Some(Trouble::KeepsEnding("Evicted".into())));
         let ready = of(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
-        assert_eq!(ready, PodReport { ready: true, trouble: None });
+        assert_eq!(ready, PodReport { ready: true, ..PodReport::default() });
+    }
+
+    #[rstest]
+    #[case::has_its_time(29, None)]
+    #[case::should_be_gone(30, Some(Trouble::DoesNotEnd("worker-2".into())))]
+    fn a_pod_that_should_have_ended_is_in_trouble_whatever_else_is_said_of_it(
+        #[case] seconds: i64,
+        #[case] expected: Option<Trouble>,
+    ) {
+        let mut pod = pod(json!({"waiting": {"reason": "ContainerCreating"}}), false);
+        let end = Timestamp::UNIX_EPOCH;
+        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(end));
+        pod.spec.get_or_insert_default().node_name = Some("worker-2".into());
+        let now = Timestamp::from_second(seconds).expect("a time");
+        assert_eq!(report(&pod, now), PodReport { ending: true, trouble: expected, ..PodReport::default() });
     }
 
     #[test]

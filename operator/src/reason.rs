@@ -92,6 +92,10 @@ reasons! {
     DataLost true,
     /// The spec cannot be built.
     InvalidSpec true,
+    /// Something of the store's namespace may not be listed, and nothing is done for the store.
+    NamespaceUnseen true,
+    /// Something besides the store's own work cannot be done for it.
+    KubernetesRefuses true,
     /// An object of a name that the store needs belongs to somebody else.
     ForeignObject true,
     /// The Secret with the peer token holds none.

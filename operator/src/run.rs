@@ -33,6 +33,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -48,13 +49,15 @@ use crate::{
         kubernetes::{Kubernetes, Tokens},
     },
     telemetry::LogFormat,
-    watching,
+    watching::{self, Gaps},
 };
 
 /// Name of the Lease and of the reporter of events.
 const NAME: &str = "quorumkv-operator";
 /// How long a lease lasts, and how long before its end it is renewed, in seconds.
 const LEASE: (u64, u64) = (15, 5);
+/// How long a first list may take before the log says that it is waited for.
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
 /// Triggers that may wait. One that finds no room is made up for by the next second's reconcile.
 const TRIGGERS: usize = 4096;
 
@@ -204,13 +207,16 @@ async fn work(
     }
     let (triggers, triggered) = mpsc::channel(TRIGGERS);
     let mut watches = JoinSet::new();
+    let gaps = Gaps::default();
+    let from = (namespaces.as_slice(), &gaps);
     let caches = Caches {
-        stateful_sets: watch::<StatefulSet>(&client, &namespaces, &triggers, &mut watches),
-        services: watch::<Service>(&client, &namespaces, &triggers, &mut watches),
-        budgets: watch::<PodDisruptionBudget>(&client, &namespaces, &triggers, &mut watches),
-        pods: watch::<Pod>(&client, &namespaces, &triggers, &mut watches),
+        stateful_sets: watch::<StatefulSet>(&client, from, &triggers, &mut watches),
+        services: watch::<Service>(&client, from, &triggers, &mut watches),
+        budgets: watch::<PodDisruptionBudget>(&client, from, &triggers, &mut watches),
+        pods: watch::<Pod>(&client, from, &triggers, &mut watches),
         // They carry the labels that the StatefulSet selects its pods by.
-        claims: watch::<PersistentVolumeClaim>(&client, &namespaces, &triggers, &mut watches),
+        claims: watch::<PersistentVolumeClaim>(&client, from, &triggers, &mut watches),
+        gaps: gaps.clone(),
     };
     tokio::select! {
         () = filled(&caches) => {}
@@ -239,7 +245,7 @@ fn page(
     let (clusters, writer) = reflector::store();
     let mut serving = None;
     if args.page_port != 0 {
-        let stream = watching::watch::<KvCluster>(client, &args.namespaces(), &watcher::Config::default());
+        let stream = watch_clusters(client, args);
         let stream = stream.reflect(writer);
         watches.spawn(stream.for_each(async |event| {
             if let Err(error) = event {
@@ -268,30 +274,45 @@ fn page(
 }
 
 async fn filled(caches: &Caches) {
-    let Caches { stateful_sets, services, budgets, pods, claims } = caches;
-    // An error here means that the watch has ended, and then the process ends with it.
-    let waits = futures::join!(
-        stateful_sets.wait_until_ready(),
-        services.wait_until_ready(),
-        budgets.wait_until_ready(),
-        pods.wait_until_ready(),
-        claims.wait_until_ready()
-    );
-    if let (Err(error), ..)
-    | (_, Err(error), ..)
-    | (_, _, Err(error), ..)
-    | (_, _, _, Err(error), _)
-    | (.., Err(error)) = waits
-    {
-        tracing::error!(%error, "a cache was not filled");
+    let Caches { stateful_sets, services, budgets, pods, claims, gaps: _ } = caches;
+    futures::join!(listed(stateful_sets), listed(services), listed(budgets), listed(pods), listed(claims));
+}
+
+/// Waits for the first list, and says from time to time that this is waited for.
+async fn listed<K>(cache: &Store<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let mut waiting = tokio::time::interval_at(Instant::now() + LISTED_WITHIN, LISTED_WITHIN);
+    let mut ready = std::pin::pin!(cache.wait_until_ready());
+    loop {
+        tokio::select! {
+            outcome = &mut ready => {
+                // That means that the watch has ended, and then the process ends with it.
+                if let Err(error) = outcome {
+                    tracing::error!(%error, "a cache was not filled");
+                }
+                return;
+            }
+            _ = waiting.tick() => tracing::warn!(
+                kind = %K::plural(&()),
+                "the operator is not ready before it has listed these once; the watch's errors say why it cannot"
+            ),
+        }
     }
+}
+
+/// A namespace whose KvClusters may not be listed has none to look after. What of the others is known is told by the
+/// caches' own gaps.
+fn watch_clusters(client: &Client, args: &RunArgs) -> watching::Events<KvCluster> {
+    watching::watch(client, &args.namespaces(), &watcher::Config::default(), &Gaps::default())
 }
 
 /// Fills a cache with all objects of one kind that carry the operator's label, and triggers a reconcile of
 /// their KvCluster at every change and deletion.
 fn watch<K>(
     client: &Client,
-    namespaces: &[String],
+    (namespaces, gaps): (&[String], &Gaps),
     triggers: &mpsc::Sender<ObjectRef<KvCluster>>,
     watches: &mut JoinSet<()>,
 ) -> Store<K>
@@ -306,7 +327,7 @@ where
 {
     let (store, writer) = reflector::store();
     let config = watcher::Config::default().labels(names::MANAGED);
-    let stream = watching::watch::<K>(client, namespaces, &config).reflect(writer).touched_objects();
+    let stream = watching::watch::<K>(client, namespaces, &config, gaps).reflect(writer).touched_objects();
     let triggers = triggers.clone();
     watches.spawn(async move {
         let mut stream = std::pin::pin!(stream);
@@ -382,13 +403,10 @@ async fn control(
     let (clusters, writer) = reflector::store();
     // Status changes are the operator's own; only a new spec, and the wish for a switchover among the annotations,
     // need a reconcile before the next second.
-    let stream = watching::watch::<KvCluster>(&client, &args.namespaces(), &watcher::Config::default())
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(
-            predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
-            kube::runtime::PredicateConfig::default(),
-        );
+    let stream = watch_clusters(&client, args).reflect(writer).applied_objects().predicate_filter(
+        predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
+        kube::runtime::PredicateConfig::default(),
+    );
     metrics.show(clusters.clone());
     let reporter = Reporter { controller: NAME.to_owned(), instance: Some(args.pod_name.clone()) };
     let context = Arc::new(Context {

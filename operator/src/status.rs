@@ -50,6 +50,14 @@ pub fn volumes_reason(status: Option<&KvClusterStatus>) -> Option<&str> {
     reason_of(status, VOLUMES_RESIZED)
 }
 
+/// Whether they have, as it was last reported with one of these reasons.
+#[must_use]
+pub fn volumes_verdict(status: Option<&KvClusterStatus>, reasons: &[&'static str]) -> Option<Verdict> {
+    let known = status?.conditions.iter().find(|condition| condition.type_ == VOLUMES_RESIZED)?;
+    let reason = reasons.iter().find(|reason| **reason == known.reason)?;
+    Some(Verdict::new(known.status == "True", reason, known.message.clone()))
+}
+
 fn reason_of<'a>(status: Option<&'a KvClusterStatus>, kind: &str) -> Option<&'a str> {
     let known = status?.conditions.iter().find(|condition| condition.type_ == kind)?;
     Some(&known.reason)
@@ -97,6 +105,15 @@ impl Summary {
     /// Something is wrong that no node tells of.
     pub fn degrade(&mut self, reason: &'static str, message: &str) {
         self.degraded = Verdict::new(true, reason, message);
+    }
+
+    /// The same of something beside which all else is worse.
+    pub fn degrade_also(&mut self, reason: &'static str, message: &str) {
+        if self.degraded.holds {
+            self.degraded.message = format!("{}; {message}", self.degraded.message);
+        } else {
+            self.degrade(reason, message);
+        }
     }
 }
 
@@ -453,16 +470,23 @@ pub fn refused(
 }
 
 /// The derived status of a store that is left alone: what was known of it, with a condition that says so. None if
-/// that stands there already. The condition goes with the first pass after the pause.
+/// that stands there already. `expiry`: what becomes of its certificate. The condition goes with the first pass after the
+/// pause.
 #[must_use]
-pub fn paused(current: Option<&KvClusterStatus>, generation: Option<i64>, now: Timestamp) -> Option<DerivedStatus> {
+pub fn paused(
+    current: Option<&KvClusterStatus>,
+    generation: Option<i64>,
+    expiry: Option<&str>,
+    now: Timestamp,
+) -> Option<DerivedStatus> {
     let current = current.map(DerivedStatus::of);
     let mut next = current.clone().unwrap_or_else(DerivedStatus::empty);
     // The spec may change meanwhile; this speaks of none.
     let known = next.conditions.iter().find(|condition| condition.type_ == PAUSED);
     let generation = known.map_or(generation, |condition| condition.observed_generation);
+    let expiry = expiry.map(|expiry| format!(". {expiry}")).unwrap_or_default();
     let message = format!(
-        "The annotation {} says {}: the operator changes nothing, and all else here is as it was before",
+        "The annotation {} says {}: the operator changes nothing, and all else here is as it was before{expiry}",
         pause::ANNOTATION,
         pause::PAUSED,
     );
@@ -511,272 +535,4 @@ fn whole_seconds(now: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorumkv_api::WriteQuorum;
-    use rstest::rstest;
-
-    use super::*;
-    use crate::{
-        decide::{ElectionReason, Hold, PodReport, Trouble},
-        scale,
-        testing::{Scene, name},
-    };
-
-    fn pass(scene: &Scene, leadership: Leadership) -> Pass {
-        Pass {
-            record: scene.record.clone(),
-            nodes: scene.nodes.clone(),
-            leadership,
-            settings_refusal: None,
-            roll: Roll::Done,
-            roll_held: false,
-            scale: scale::scale(&scene.situation(), &Leadership::Active, &Roll::Done),
-            happenings: Vec::new(),
-        }
-    }
-
-    fn summary(bend: fn(&mut Scene), leadership: Leadership) -> Summary {
-        let mut scene = Scene::steady();
-        bend(&mut scene);
-        summarize(&scene.store, &pass(&scene, leadership))
-    }
-
-    #[test]
-    fn a_node_that_joins_or_leaves_is_progress_and_nothing_missing() {
-        let joining = summary(
-            |scene| {
-                scene.store.wanted = 8;
-                scene.store.nodes.push(name(6));
-                scene.record.membership = scene.record.membership.begin(NodeChange::Joining(name(6)));
-            },
-            Leadership::Active,
-        );
-        let Summary { ready, progressing, degraded, followers, .. } = joining;
-        assert_eq!([ready.holds, progressing.holds, degraded.holds], [true, true, false]);
-        assert_eq!((progressing.reason, followers), ("Scaling", 5));
-        assert!(progressing.message.contains("5 of 7 followers; n6 joins"), "{}", progressing.message);
-        let leaving = summary(
-            |scene| {
-                scene.store.wanted = 4;
-                scene.record.membership = scene.record.membership.begin(NodeChange::Leaving(name(5)));
-                scene.seen(5).counted = false;
-            },
-            Leadership::Active,
-        );
-        assert_eq!((leaving.ready.holds, leaving.degraded.holds), (true, false), "{}", leaving.ready.message);
-        assert!(leaving.progressing.message.contains("5 of 3 followers; n5 leaves"), "{}", leaving.progressing.message);
-    }
-
-    #[test]
-    fn a_quorum_of_followers_that_have_not_joined_yet_is_pending() {
-        let Summary { ready, .. } = summary(
-            |scene| {
-                scene.store.wanted = 8;
-                scene.store.settings.write_quorum = WriteQuorum(7);
-            },
-            Leadership::Active,
-        );
-        assert_eq!((ready.holds, ready.reason), (false, "SettingsPending"));
-        assert!(ready.message.contains("writeQuorum 7 waits for that many followers"), "{}", ready.message);
-    }
-
-    #[test]
-    fn at_rest_everything_holds_and_nothing_is_under_way() {
-        let Summary { ready, progressing, degraded, quorum_available, .. } = summary(|_| {}, Leadership::Active);
-        let holds = [ready.holds, progressing.holds, degraded.holds, quorum_available.holds];
-        assert_eq!(holds, [true, false, false, true]);
-    }
-
-    #[rstest]
-    #[case::settling(|_: &mut Scene| {}, Leadership::Settling, "LeaderSettling")]
-    #[case::electing(|_: &mut Scene| {}, Leadership::Elect(ElectionReason::LeaderGone), "Electing")]
-    #[case::silent(|s: &mut Scene| s.silence(0), Leadership::Suspect, "LeaderSilent")]
-    #[case::no_quorum(|s: &mut Scene| (1..4).for_each(|n| s.seen(n).connected = false), Leadership::Active, "QuorumUnavailable")]
-    #[case::new_settings(|s: &mut Scene| s.store.settings.write_quorum = WriteQuorum(4), Leadership::Active, "SettingsPending")]
-    fn not_ready_says_why(#[case] bend: fn(&mut Scene), #[case] leadership: Leadership, #[case] reason: &str) {
-        let ready = summary(bend, leadership).ready;
-        assert_eq!((ready.holds, ready.reason), (false, reason));
-    }
-
-    #[test]
-    fn a_missing_follower_leaves_the_store_ready_and_is_named() {
-        let bend = |scene: &mut Scene| {
-            scene.silence(4);
-            scene.nodes[4].presence = Presence::Absent;
-            scene.seen(4).connected = false;
-        };
-        let Summary { ready, degraded, ready_followers, .. } = summary(bend, Leadership::Active);
-        assert!(ready.holds && ready.message.contains("n4 is absent"), "{}", ready.message);
-        assert!(degraded.holds && degraded.message.contains("n4 is absent"), "{}", degraded.message);
-        assert_eq!(ready_followers, 4);
-    }
-
-    #[test]
-    fn nodes_that_refuse_the_token_are_not_taken_for_silent_ones() {
-        let locked_out = |scene: &mut Scene| {
-            (0..6).for_each(|n| scene.silence(n));
-            (0..5).for_each(|n| scene.nodes[n].refuses_token = true);
-        };
-        let Summary { ready, degraded, progressing, quorum_available, .. } = summary(locked_out, Leadership::Suspect);
-        assert_eq!((ready.holds, ready.reason), (false, "NodesRefuseToken"));
-        assert_eq!((degraded.holds, degraded.reason), (true, "NodesRefuseToken"));
-        assert!(!progressing.holds && !quorum_available.holds);
-        assert!(ready.message.contains("401") && ready.message.contains("n0, n1, n2, n3, n4:"), "{}", ready.message);
-        let one = |scene: &mut Scene| {
-            scene.silence(4);
-            scene.nodes[4].refuses_token = true;
-            scene.seen(4).connected = false;
-        };
-        let ready = summary(one, Leadership::Active).ready;
-        assert!(ready.holds && ready.message.contains("n4 refuses the operator's token"), "{}", ready.message);
-    }
-
-    #[test]
-    fn a_roll_that_is_held_says_by_what() {
-        let mut scene = Scene::steady();
-        scene.nodes[0].outdated = true;
-        scene.silence(4);
-        scene.nodes[4].presence = Presence::NotRunning;
-        let trouble = Some(Trouble::CannotStart("ImagePullBackOff".into()));
-        scene.nodes[4].report = Some(PodReport { ready: false, trouble });
-        scene.seen(4).connected = false;
-        let roll = Roll::Wait(Hold::Unproven(vec![name(4)]));
-        let pass = Pass { roll, ..pass(&scene, Leadership::Active) };
-        let Summary { progressing, degraded, .. } = summarize(&scene.store, &pass);
-        assert_eq!((progressing.holds, progressing.reason), (true, "RollingNodes"));
-        assert!(degraded.message.contains("n4 is not running (ImagePullBackOff)"), "{}", degraded.message);
-        let held = summarize(&scene.store, &Pass { roll_held: true, ..pass.clone() }).progressing;
-        assert_eq!((held.holds, held.reason), (false, "RollHeld"));
-        assert!(held.message.contains("still to be replaced: n0; of those that are renewed already, n4"), "{held:?}");
-        scene.store.wanted = 8;
-        let scale = scale::scale(&scene.situation(), &Leadership::Active, &pass.roll);
-        let progressing = summarize(&scene.store, &Pass { scale, roll_held: true, ..pass }).progressing;
-        assert_eq!(progressing.reason, "RollHeld", "followers that wait for it are no other news");
-    }
-
-    #[test]
-    fn a_store_that_sleeps_is_not_ready_and_nothing_is_wrong_with_it() {
-        let Scene { mut store, mut record, .. } = Scene::steady();
-        let known = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
-        let falls = stored(&write(Some(&known), &asleep(&store, &record, HIBERNATING, "soon"), 200).expect("a change"));
-        let sleeps = stored(&write(Some(&falls), &asleep(&store, &record, HIBERNATED, "now"), 300).expect("a change"));
-        let of = |status: &KvClusterStatus| -> Vec<(String, String)> {
-            status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect()
-        };
-        let expected = |progressing: &str| {
-            [("Ready", "False"), ("Progressing", progressing), ("Degraded", "False"), ("QuorumAvailable", "False")]
-                .map(|(kind, status)| (kind.to_owned(), status.to_owned()))
-        };
-        assert_eq!(of(&falls), expected("True"));
-        assert_eq!((of(&sleeps), ready_reason(Some(&sleeps))), (expected("False").into(), Some(HIBERNATED)));
-        assert_eq!((sleeps.write_quorum, sleeps.ready_followers), (Some(3), Some(0)), "the quorum is still committed");
-        assert_eq!(write(Some(&sleeps), &asleep(&store, &record, HIBERNATED, "now"), 400), None);
-        // One that was joining when the nodes stopped is none of the followers.
-        store.nodes.push(name(6));
-        record.membership = record.membership.begin(NodeChange::Joining(name(6)));
-        assert_eq!(asleep(&store, &record, HIBERNATED, "now").followers, 5);
-    }
-
-    #[test]
-    fn volumes_have_a_condition_of_their_own() {
-        let calm = summary(|_| {}, Leadership::Active);
-        let volumes =
-            VolumeReport { resized: Verdict::new(false, "CannotGrow", "no"), smallest: Some("1Gi".to_owned()) };
-        let status = after_pass(None, Some(4), "a=b".into(), &calm, Some(&volumes), at(100)).expect("a status");
-        let status = stored(&status);
-        assert_eq!((volumes_reason(Some(&status)), status.volume_size.as_deref()), (Some("CannotGrow"), Some("1Gi")));
-        assert_eq!(ready_reason(Some(&status)), Some("AllFollowersReady"), "it works as before");
-        let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
-        assert!(kinds.iter().all(|kind| CONDITIONS.contains(kind)), "{kinds:?}");
-    }
-
-    #[test]
-    fn too_few_answers_name_the_missing_members() {
-        let shortfall = Shortfall::Recovery { counted: 2, required: 3, missing: vec![name(0), name(5)] };
-        let Summary { ready, degraded, .. } = summary(|_| {}, Leadership::Short(shortfall));
-        assert!(ready.message.contains("n0, n5"), "{}", ready.message);
-        assert_eq!((degraded.holds, degraded.reason), (true, "TooFewMembers"));
-    }
-
-    #[test]
-    fn where_every_copy_is_lost_a_person_is_told_what_to_do() {
-        let shortfall = || Shortfall::Recovery { counted: 0, required: 5, missing: vec![name(0)] };
-        let ready = summary(|scene| (0..6).for_each(|n| scene.reborn(n)), Leadership::Short(shortfall())).ready;
-        assert!(ready.message.contains("dataLossPolicy Reset"), "{}", ready.message);
-        let ready = summary(|scene| scene.silence(3), Leadership::Short(shortfall())).ready;
-        assert!(!ready.message.contains("dataLossPolicy"), "n3 may still have its copy: {}", ready.message);
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).expect("a time")
-    }
-
-    /// The status as the API server would hold it after this patch.
-    fn stored(patch: &DerivedStatus) -> KvClusterStatus {
-        serde_json::from_value(serde_json::to_value(patch).expect("serializes")).expect("a status")
-    }
-
-    fn write(current: Option<&KvClusterStatus>, summary: &Summary, second: i64) -> Option<DerivedStatus> {
-        after_pass(current, Some(4), "a=b".into(), summary, None, at(second))
-    }
-
-    #[test]
-    fn the_same_pass_later_changes_nothing() {
-        let calm = summary(|_| {}, Leadership::Active);
-        let first = write(None, &calm, 100).expect("a first status");
-        assert_eq!(write(Some(&stored(&first)), &calm, 200), None);
-    }
-
-    #[test]
-    fn a_condition_keeps_its_time_until_its_status_changes() {
-        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
-        let second = write(Some(&first), &summary(|_| {}, Leadership::Settling), 200).expect("a change");
-        let time = |kind: &str| {
-            let condition = second.conditions.iter().find(|condition| condition.type_ == kind).expect("there");
-            condition.last_transition_time.0.as_second()
-        };
-        assert_eq!((time("Ready"), time("Degraded")), (200, 200));
-        let third =
-            write(Some(&stored(&second)), &summary(|_| {}, Leadership::Suspect), 300).expect("a reason changed");
-        let ready = third.conditions.iter().find(|condition| condition.type_ == "Ready").expect("there");
-        assert_eq!(ready.last_transition_time.0.as_second(), 200, "it was False before and still is");
-    }
-
-    #[test]
-    fn applied_values_stay_while_no_leader_is_active() {
-        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
-        let second = write(Some(&first), &summary(|_| {}, Leadership::Settling), 200).expect("a change");
-        assert_eq!((second.write_quorum, second.delay_range.as_deref()), (Some(3), Some("0s-0s")));
-    }
-
-    #[test]
-    fn what_is_applied_is_what_the_leader_committed() {
-        let pending = summary(|scene| scene.store.settings.write_quorum = WriteQuorum(5), Leadership::Active);
-        assert_eq!(write(None, &pending, 100).expect("a status").write_quorum, Some(3));
-    }
-
-    #[test]
-    fn a_refused_spec_keeps_what_was_applied_and_says_why() {
-        let first = stored(&write(None, &summary(|_| {}, Leadership::Active), 100).expect("a status"));
-        let next = refused(Some(&first), Some(5), "InvalidSpec", "no", at(200)).expect("a change");
-        assert_eq!((next.observed_generation, next.write_quorum), (Some(5), Some(3)));
-        let kinds: Vec<&str> = next.conditions.iter().map(|condition| condition.type_.as_str()).collect();
-        assert_eq!(kinds, ["Ready", "Progressing", "Degraded", "QuorumAvailable"]);
-        assert_eq!(refused(Some(&stored(&next)), Some(5), "InvalidSpec", "no", at(300)), None);
-    }
-
-    #[test]
-    fn a_pause_is_told_once_beside_what_was_known_and_goes_with_the_next_pass() {
-        let calm = summary(|_| {}, Leadership::Active);
-        let first = stored(&write(None, &calm, 100).expect("a status"));
-        let next = stored(&paused(Some(&first), Some(4), at(200)).expect("a change"));
-        let kinds = |status: &KvClusterStatus| -> Vec<String> {
-            status.conditions.iter().map(|condition| condition.type_.clone()).collect()
-        };
-        assert_eq!(kinds(&next), ["Ready", "Progressing", "Degraded", "QuorumAvailable", "Paused"]);
-        assert_eq!(next.write_quorum, first.write_quorum);
-        assert_eq!(paused(Some(&next), Some(5), at(300)), None, "whatever the spec says by then");
-        let resumed = stored(&write(Some(&next), &calm, 400).expect("a change"));
-        assert_eq!(resumed.conditions, first.conditions);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! One step of making a store's volumes larger.
+//! Making a store's volumes larger: how far that is, and the next step of it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     reason::Reason,
     status::{self, VolumeReport},
     validate::ValidStorage,
-    volumes::{self, AS_SPECIFIED, CANNOT_GROW, GROWING, Step},
+    volumes::{self, AS_SPECIFIED, CANNOT_GROW, GROWING, Plan, Step},
 };
 
 /// How long to wait before the API server is asked again for what it refused.
@@ -28,28 +28,44 @@ struct Refusal {
 }
 
 impl Refused {
-    /// Why a volume of this size cannot be had, if that was asked for just now.
-    fn lately(&self, size: &str) -> Option<&str> {
-        let refusal = self.0.as_ref().filter(|one| one.size == size && one.at.elapsed() < AGAIN_AFTER)?;
-        Some(&refusal.message)
+    /// The answer to the last request for a volume of this size, if that was no.
+    fn of(&self, size: &str) -> Option<&Refusal> {
+        self.0.as_ref().filter(|refusal| refusal.size == size)
     }
 }
 
-/// Makes a step if there is one to make, and says how far it is; none for a store without volumes.
-pub(super) async fn grow(site: &Site<'_>, refused: &mut Refused) -> Result<Option<VolumeReport>, ReconcileError> {
-    let ValidStorage::Persistent { size, .. } = &site.valid.storage else { return Ok(None) };
-    let Some(plan) = volumes::plan(size, &site.observed.claims) else { return Ok(None) };
-    if let Step::Ask(node) = &plan.step
-        && refused.lately(size).is_none()
-        && let Some(claim) = site.observed.claims.get(node)
-    {
-        tracing::info!(%node, %size, "asking for a larger volume");
-        let message = apply::grow_claim(&site.context.client, claim, size).await?;
-        refused.0 = message.map(|message| Refusal { size: size.clone(), message, at: Instant::now() });
-    }
-    let report = volumes::report(size, &plan, refused.lately(size));
+/// The plan for volumes of the size that is wanted; none for a store without volumes.
+fn plan<'a>(site: &Site<'a>) -> Option<(&'a str, Plan)> {
+    let ValidStorage::Persistent { size, .. } = &site.valid.storage else { return None };
+    Some((size, volumes::plan(size, &site.observed.claims)?))
+}
+
+/// How far it is; what is news of that is told.
+pub(super) async fn look(site: &Site<'_>, refused: &Refused) -> Option<VolumeReport> {
+    let (size, plan) = plan(site)?;
+    let refusal = refused.of(size).map(|refusal| refusal.message.as_str());
+    let report = if matches!(plan.step, Step::Ask(_)) && refusal.is_none() {
+        // It is about to be asked for, and may be refused: until that is known there is no news.
+        let resized = status::volumes_verdict(site.cluster.status.as_ref(), &[AS_SPECIFIED, GROWING, CANNOT_GROW])?;
+        VolumeReport { resized, smallest: Some(plan.smallest) }
+    } else {
+        volumes::report(size, &plan, refusal)
+    };
     tell(site, &report).await;
-    Ok(Some(report))
+    Some(report)
+}
+
+/// Asks for the next larger volume, if there is one to ask for; whether it did.
+pub(super) async fn ask(site: &Site<'_>, refused: &mut Refused) -> Result<bool, ReconcileError> {
+    let Some((size, Plan { step: Step::Ask(node), .. })) = plan(site) else { return Ok(false) };
+    let Some(claim) = site.observed.claims.get(&node) else { return Ok(false) };
+    if refused.of(size).is_some_and(|refusal| refusal.at.elapsed() < AGAIN_AFTER) {
+        return Ok(false);
+    }
+    tracing::info!(%node, %size, "asking for a larger volume");
+    let message = apply::grow_claim(&site.context.client, claim, size).await?;
+    refused.0 = message.map(|message| Refusal { size: size.to_owned(), message, at: Instant::now() });
+    Ok(true)
 }
 
 /// Tells what is news by what was reported before.

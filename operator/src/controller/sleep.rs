@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use kube::{ResourceExt, runtime::controller::Action};
+use jiff::Timestamp;
+use kube::ResourceExt;
 use quorumkv_api::{client::PeerClient, lab::Role};
 use tokio::time::Instant;
 
-use super::{ClusterMemory, Context, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell, tls};
+use super::{Chore, ClusterMemory, Context, ReconcileError, Site, as_it_shall_be, growth, publish, report, tell, tls};
 use crate::{
     apply,
     build::{self, names},
     crd::KvCluster,
-    hibernation::{PATIENCE, Stage},
+    hibernation::{self, PATIENCE, Stage},
     manage::{self, KnownNode, Memory, PassError, Settling},
     observe::Observed,
     reason::Reason,
@@ -30,11 +31,13 @@ pub(super) struct Falling {
     since: Instant,
     /// The nodes were told to stop, and held this then.
     told: Option<String>,
+    /// Whether people were told of pods that do not end.
+    stuck_told: bool,
 }
 
 impl Falling {
     fn begins() -> Self {
-        Self { since: Instant::now(), told: None }
+        Self { since: Instant::now(), told: None, stuck_told: false }
     }
 
     /// Whether the nodes were told to stop.
@@ -80,14 +83,14 @@ pub(super) async fn wake(site: &Site<'_>, memory: &mut ClusterMemory) {
     }
 }
 
-/// One look at a store that shall sleep while its nodes still run.
+/// One look at a store that shall sleep while its nodes still run; how long to wait before the next.
 pub(super) async fn settle(
     site: &Site<'_>,
     client: &PeerClient,
     nodes: Vec<KnownNode>,
     known: Record,
     memory: &mut ClusterMemory,
-) -> Result<Action, ReconcileError> {
+) -> Result<Duration, ReconcileError> {
     let Site { cluster, context, valid, observed, platform } = *site;
     if memory.sleep.is_none() {
         let note = "The Service leads nowhere from now on; the nodes stop when all of them hold everything";
@@ -108,7 +111,8 @@ pub(super) async fn settle(
     }
     let message = "The store is about to sleep: no writes are taken, and the nodes stop when all hold everything";
     report_asleep(site, &settling.pass.record, HIBERNATING, message, memory).await?;
-    Ok(Action::requeue(PAUSE))
+    grow(site, memory).await;
+    Ok(PAUSE)
 }
 
 /// What the nodes hold that stop; told at once where that is not the same.
@@ -134,13 +138,14 @@ async fn show_no_leader(site: &Site<'_>) -> Result<(), ReconcileError> {
     Ok(())
 }
 
-/// One look at a store whose nodes are told to stop, or have stopped.
+/// One look at a store whose nodes are told to stop, or have stopped; how long to wait before the next.
 pub(super) async fn rest(
     site: &Site<'_>,
     stage: Stage,
+    client: &PeerClient,
     known: Record,
     memory: &mut ClusterMemory,
-) -> Result<Action, ReconcileError> {
+) -> Result<Duration, ReconcileError> {
     // What was seen of the nodes is too old when they start again.
     memory.pass = Memory::default();
     memory.awake = false;
@@ -150,8 +155,10 @@ pub(super) async fn rest(
         manage::leave_nobody_leading(site.platform).await.map_err(PassError::Record)?;
     }
     if stage == Stage::Stopping {
-        report_asleep(site, &known, HIBERNATING, "The store is about to sleep: its nodes stop", memory).await?;
-        return Ok(Action::requeue(PAUSE));
+        let message = what_is_waited_for(site, falling).await;
+        report_asleep(site, &known, HIBERNATING, &message, memory).await?;
+        grow(site, memory).await;
+        return Ok(PAUSE);
     }
     if status::ready_reason(site.cluster.status.as_ref()) != Some(HIBERNATED) {
         let held = if told.is_empty() { String::new() } else { format!(": {told}") };
@@ -160,7 +167,31 @@ pub(super) async fn rest(
     }
     let message = "The store sleeps: its volumes keep what was written, and hibernated: false wakes it up";
     report_asleep(site, &known, HIBERNATED, message, memory).await?;
-    Ok(Action::requeue(ASLEEP))
+    let asked = grow(site, memory).await;
+    // A long sleep outlasts a certificate, and nodes that wake up shall find a good one.
+    let certificates =
+        tls::go_on(site.cluster, site.context, (site.valid, site.observed, &[]), client, &mut memory.tls);
+    memory.setbacks.attempt(site, Chore::Certificates, certificates).await;
+    // What is answered is told, and what failed is tried again, long before there would be a look.
+    let again = memory.setbacks.again_in().map_or(ASLEEP, |again| again.max(PAUSE));
+    Ok(if asked { PAUSE } else { ASLEEP.min(again) })
+}
+
+/// What is told of a store whose nodes stop; of one that does not, also by an event.
+async fn what_is_waited_for(site: &Site<'_>, falling: &mut Falling) -> String {
+    let waiting = hibernation::waiting(site.observed, Timestamp::now());
+    if let Some(stuck) = &waiting.stuck
+        && !std::mem::replace(&mut falling.stuck_told, true)
+    {
+        publish(site.cluster, site.context, Reason::HibernationHeld, "Stop", stuck).await;
+    }
+    format!("The store is about to sleep: {waiting}")
+}
+
+/// Asks for a larger volume where one is wanted; whether it did.
+async fn grow(site: &Site<'_>, memory: &mut ClusterMemory) -> bool {
+    let ClusterMemory { setbacks, growth, .. } = memory;
+    setbacks.attempt(site, Chore::Volumes, growth::ask(site, growth)).await.unwrap_or(false)
 }
 
 async fn report_asleep(
@@ -170,9 +201,8 @@ async fn report_asleep(
     message: &str,
     memory: &mut ClusterMemory,
 ) -> Result<(), ReconcileError> {
-    let volumes = growth::grow(site, &mut memory.growth).await?;
-    let summary = status::asleep(&site.valid.store, record, reason, message);
-    report(site, summary, (volumes.as_ref(), tls::problem(memory.tls.as_ref()))).await
+    memory.setbacks.forget(&Chore::OF_NODES);
+    report(site, status::asleep(&site.valid.store, record, reason, message), memory).await
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    crd::KvClusterStatus,
     decide::Leadership,
     scale::Scale,
     testing::{Scene, api, cluster, valid_cluster},
+    watching::Gap,
 };
 
 pub(super) fn context(client: Client) -> Context {
@@ -20,6 +22,7 @@ pub(super) fn context(client: Client) -> Context {
             budgets: reflector::store().0,
             pods: reflector::store().0,
             claims: reflector::store().0,
+            gaps: Default::default(),
         },
         clusters: reflector::store().0,
         metrics: Arc::default(),
@@ -44,6 +47,24 @@ pub(super) fn calm_pass() -> (ValidCluster, Pass) {
         happenings: Vec::new(),
     };
     (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
+}
+
+/// The KvCluster with this record.
+pub(super) fn recorded(record: &Record) -> KvCluster {
+    let mut cluster = cluster();
+    cluster.status = Some(KvClusterStatus {
+        epoch: i64::try_from(record.epoch.0).ok(),
+        leader: record.leader.as_ref().map(|leader| leader.0.clone()),
+        last_leader: record.last_leader_status(),
+        members: record.member_statuses(),
+        configuration: record.configuration_status(),
+        ..KvClusterStatus::default()
+    });
+    cluster
+}
+
+pub(super) fn value(cluster: &KvCluster) -> serde_json::Value {
+    serde_json::to_value(cluster).expect("serializes")
 }
 
 fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
@@ -79,8 +100,9 @@ async fn an_idle_reconcile_writes_nothing() {
     replace_outdated(&context, &observed, &pass).await.expect("nothing to replace");
     let platform = StatusRecord::new(&context.client, &valid);
     let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
-    assert_eq!(growth::grow(&site, &mut growth::Refused::default()).await.expect("nothing to grow"), None);
-    report(&site, summary, (None, None)).await.expect("nothing to report");
+    let mut memory = ClusterMemory::default();
+    assert!(!growth::ask(&site, &mut memory.growth).await.expect("nothing to grow"));
+    report(&site, summary, &mut memory).await.expect("nothing to report");
     drop((context, platform));
     server.await.expect("nothing was sent");
 }
@@ -166,15 +188,27 @@ async fn a_larger_volume_is_asked_for_and_the_answer_is_told(
     let platform = StatusRecord::new(&client, &valid);
     let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
     let mut refused = growth::Refused::default();
-    let report = growth::grow(&site, &mut refused).await.expect("asked").expect("a report");
+    assert_eq!(growth::look(&site, &refused).await, None, "it is not known yet what becomes of it");
+    assert!(growth::ask(&site, &mut refused).await.expect("an answer"));
+    let mut after = observed.clone();
+    if refusal.is_none() {
+        let claim = Arc::make_mut(after.claims.values_mut().next().expect("a claim"));
+        let asked = json!({"resources": {"requests": {"storage": "2Gi"}}});
+        claim.spec = Some(serde_json::from_value(asked).expect("a spec"));
+    }
+    let site = Site { observed: &after, ..site };
+    let report = growth::look(&site, &refused).await.expect("a report");
     assert_eq!((report.resized.reason, report.smallest.as_deref()), (reason, Some("1Gi")));
-    if let Some(refusal) = refusal {
-        assert!(report.resized.message.contains(refusal), "{}", report.resized.message);
-        // It is reported by now; the API server is not asked again at once, and nothing is told twice.
-        let (cluster, ..) = small_volume(Some(reason));
-        let site = Site { cluster: &cluster, ..site };
-        let again = growth::grow(&site, &mut refused).await.expect("known").expect("a report");
-        assert_eq!(again, report);
+    assert!(refusal.is_none_or(|refusal| report.resized.message.contains(refusal)), "{}", report.resized.message);
+    // It is reported by now; the API server is not asked again at once, and nothing is told twice.
+    let (cluster, ..) = small_volume(Some(reason));
+    let site = Site { cluster: &cluster, ..site };
+    assert!(!growth::ask(&site, &mut refused).await.expect("known"));
+    assert_eq!(growth::look(&site, &refused).await, Some(report));
+    // An operator that has just started does not know of the refusal, and leaves what is told of it until it does.
+    if refusal.is_some() {
+        let resized = growth::look(&site, &growth::Refused::default()).await.expect("a report").resized;
+        assert_eq!(resized.reason, reason);
     }
     drop((client, context, platform));
     let sent = server.await.expect("the script was followed");
@@ -304,6 +338,39 @@ async fn a_store_is_looked_after_again_when_the_annotation_is_gone() {
     let reasons = [&sent[0]["reason"], &sent[1]["reason"]];
     assert_eq!(reasons, ["Resumed", "InvalidSpec"], "the spec is looked at again");
     assert!(!memory.paused);
+}
+
+#[tokio::test]
+async fn nothing_is_done_for_a_store_whose_namespace_cannot_be_seen_and_after_a_while_that_is_told() {
+    let mut cluster = cluster();
+    let mut memory = ClusterMemory::default();
+    let lately = Instant::now();
+    let long_ago = lately.checked_sub(Duration::from_secs(10)).expect("the machine runs for longer");
+    for (since, script) in [(lately, Vec::new()), (long_ago, events_and_status(&cluster, 1)), (long_ago, Vec::new())] {
+        let (client, server) = api::server(script);
+        let context = context(client);
+        Gap::open_since(&context.caches.gaps, "default", "pods", since);
+        Gap::open_since(&context.caches.gaps, "another", "pods", long_ago);
+        let action = steps(&cluster, &context, &mut memory).await.expect("it waits");
+        assert_eq!(action, Action::requeue(Duration::from_secs(1)));
+        drop(context);
+        let sent = server.await.expect("the script was followed");
+        if let [event, report] = sent.as_slice() {
+            assert_eq!((&event["reason"], &event["type"]), (&"NamespaceUnseen".into(), &"Warning".into()));
+            let ready = &report["status"]["conditions"][0];
+            assert_eq!((&ready["reason"], &ready["status"]), (&"NamespaceUnseen".into(), &"False".into()));
+            let message = ready["message"].as_str().expect("a message");
+            assert!(message.contains("may not list pods in namespace default"), "{message}");
+            cluster.status = Some(serde_json::from_value(report["status"].clone()).expect("a status"));
+        }
+    }
+    // Of another namespace everything is known.
+    let (client, server) = api::server(vec![api::Expected::missing(SECRET), api::Expected::missing(CLUSTER)]);
+    let context = context(client);
+    Gap::open_since(&context.caches.gaps, "another", "pods", long_ago);
+    steps(&cluster, &context, &mut memory).await.expect_err("it goes on as ever, and finds the store gone");
+    drop(context);
+    server.await.expect("the script was followed");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The certificates of one KvCluster, as far as a reconcile has to do with them.
 
+mod paused;
+
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -30,6 +32,7 @@ use crate::{
     },
     validate::{ValidCluster, ValidTls},
 };
+pub(super) use paused::{Watched, while_paused};
 
 /// How often the Secret is looked at.
 const CHECK: Duration = Duration::from_secs(10);
@@ -218,13 +221,34 @@ pub(super) async fn go_on(
     client: &PeerClient,
     memory: &mut Option<TlsMemory>,
 ) -> Result<(), ReconcileError> {
-    let (Some(tls), Some(known)) = (&valid.tls, memory.as_mut()) else { return Ok(()) };
-    let version = known.contents.version();
+    let (Some(tls), Some(known)) = (&valid.tls, memory.as_ref()) else { return Ok(()) };
+    // Without a word its kubelet looks by itself, only later: nothing else waits for that.
+    let untold = refresh(context, observed, &known.contents.version()).await;
+    rotate(cluster, context, (valid, tls, nodes), client, memory).await?;
+    untold.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Tells every pod of this version; the first error, if there was one.
+async fn refresh(context: &Context, observed: &Observed, version: &str) -> Option<ApplyError> {
+    let mut first = None;
     for pod in observed.pods.values() {
-        if pod.annotations().get(PEER_TLS) != Some(&version) {
-            secrets::refresh_pod(&context.client, pod, &version).await?;
+        if pod.annotations().get(PEER_TLS).map(String::as_str) != Some(version)
+            && let Err(error) = secrets::refresh_pod(&context.client, pod, version).await
+        {
+            first.get_or_insert(error);
         }
     }
+    first
+}
+
+async fn rotate(
+    cluster: &KvCluster,
+    context: &Context,
+    (valid, tls, nodes): (&ValidCluster, &ValidTls, &[NodeView]),
+    client: &PeerClient,
+    memory: &mut Option<TlsMemory>,
+) -> Result<(), ReconcileError> {
+    let Some(known) = memory.as_mut() else { return Ok(()) };
     let (name, now) = (name(valid)?, Timestamp::now());
     tell_validity(cluster, context, tls, &name, known).await;
     let reports = if known.settled {

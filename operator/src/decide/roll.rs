@@ -28,6 +28,8 @@ pub enum Hold {
     NoLeader,
     /// These are not ready, or hold less than the leader.
     Unwell(Vec<NodeId>),
+    /// These are outdated, were told to end, and have not.
+    Ending(Vec<NodeId>),
     /// This one is about to join or to leave.
     Changing(NodeId),
 }
@@ -37,7 +39,7 @@ impl Hold {
     #[must_use]
     pub fn nodes(&self) -> &[NodeId] {
         match self {
-            Self::Unproven(nodes) | Self::Unwell(nodes) => nodes,
+            Self::Unproven(nodes) | Self::Unwell(nodes) | Self::Ending(nodes) => nodes,
             Self::Changing(node) => std::slice::from_ref(node),
             Self::NoLeader => &[],
         }
@@ -51,6 +53,7 @@ impl fmt::Display for Hold {
             Self::Unproven(_) => write!(f, "of those that are renewed already, {} must answer first", names()),
             Self::NoLeader => f.write_str("a leader must be active first"),
             Self::Unwell(_) => write!(f, "{} must be ready and caught up first", names()),
+            Self::Ending(_) => write!(f, "{} must end first, and come back", names()),
             Self::Changing(node) => write!(f, "{node} must have joined or left first"),
         }
     }
@@ -65,6 +68,9 @@ impl fmt::Display for Hold {
 ///
 /// A description that makes nodes that do not work must not spread: while a node of the present one does not answer,
 /// nothing that has run, and may run again as it is, is replaced by another of its kind.
+///
+/// One that was told to end already is waited for like any other that is unwell. It may not end for long: where its
+/// machine does not answer, only a person can say that nothing runs there any more.
 #[must_use]
 pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
     let outdated: Vec<&NodeView> =
@@ -73,7 +79,7 @@ pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
         return Roll::Done;
     }
     let replace = |view: &NodeView| Roll::Replace(view.address.node.clone());
-    if let Some(view) = outdated.iter().find(|view| view.cannot_start()) {
+    if let Some(view) = outdated.iter().find(|view| view.cannot_start() && !view.is_ending()) {
         return replace(view);
     }
     // An absent pod is about to be made from the present description.
@@ -83,7 +89,7 @@ pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
     if !unproven.is_empty() {
         return Roll::Wait(Hold::Unproven(unproven));
     }
-    if let Some(ended) = outdated.iter().find(|view| view.presence == Presence::NotRunning) {
+    if let Some(ended) = outdated.iter().find(|view| view.presence == Presence::NotRunning && !view.is_ending()) {
         return replace(ended);
     }
     if *leadership != Leadership::Active {
@@ -108,7 +114,12 @@ pub fn roll(situation: &Situation<'_>, leadership: &Leadership) -> Roll {
     match followers.iter().find(may_go) {
         Some(follower) => replace(follower),
         None if followers.is_empty() && unwell.is_empty() => Roll::HandOver,
-        None => Roll::Wait(Hold::Unwell(unwell)),
+        None => {
+            let ending: Vec<NodeId> =
+                outdated.iter().filter(|view| view.is_ending()).map(|view| view.address.node.clone()).collect();
+            let alone = !ending.is_empty() && unwell.iter().all(|node| ending.contains(node));
+            Roll::Wait(if alone { Hold::Ending(ending) } else { Hold::Unwell(unwell) })
+        }
     }
 }
 
@@ -161,8 +172,16 @@ mod tests {
     fn stopped(scene: &mut Scene, n: usize, trouble: Option<Trouble>) {
         scene.silence(n);
         scene.nodes[n].presence = Presence::NotRunning;
-        scene.nodes[n].report = Some(PodReport { ready: false, trouble });
+        scene.nodes[n].report = Some(PodReport { trouble, ..PodReport::default() });
         scene.seen(n).connected = false;
+    }
+
+    fn ending(nodes: &[usize]) -> Roll {
+        Roll::Wait(Hold::Ending(nodes.iter().copied().map(name).collect()))
+    }
+
+    fn told_to_end(scene: &mut Scene, n: usize) {
+        scene.nodes[n].report.as_mut().expect("a pod").ending = true;
     }
 
     fn no_image() -> Option<Trouble> {
@@ -190,7 +209,7 @@ mod tests {
     #[case::one_is_still_learning(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).caught_up = false; }, unwell(&[2]))]
     #[case::one_is_not_counted_yet(|s: &mut Scene| { s.nodes[3].outdated = true; s.seen(2).counted = false; }, unwell(&[2]))]
     #[case::one_is_not_ready_for_services_yet(
-        |s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[2].report = Some(PodReport { ready: false, trouble: None }); },
+        |s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[2].report = Some(PodReport::default()); },
         unwell(&[2])
     )]
     #[case::one_is_missing(
@@ -200,7 +219,27 @@ mod tests {
     #[case::one_is_stopping(|s: &mut Scene| { s.nodes[3].outdated = true; s.nodes[2].presence = Presence::Stopping; }, unwell(&[2]))]
     #[case::one_is_on_its_way_out_already(
         |s: &mut Scene| { one_is_renewed(s); s.nodes[3].presence = Presence::Stopping; },
-        unwell(&[3])
+        ending(&[3])
+    )]
+    #[case::one_has_ended_and_does_not_go(
+        |s: &mut Scene| { one_is_renewed(s); stopped(s, 3, None); told_to_end(s, 3); },
+        ending(&[3])
+    )]
+    #[case::one_that_cannot_start_does_not_go(
+        |s: &mut Scene| { one_is_renewed(s); stopped(s, 3, no_image()); told_to_end(s, 3); },
+        ending(&[3])
+    )]
+    #[case::one_does_not_go_and_another_is_unwell(
+        |s: &mut Scene| { one_is_renewed(s); stopped(s, 3, None); told_to_end(s, 3); s.seen(2).caught_up = false; },
+        unwell(&[2, 3])
+    )]
+    #[case::one_does_not_go_and_another_cannot_start(
+        |s: &mut Scene| { one_is_renewed(s); stopped(s, 3, no_image()); told_to_end(s, 3); stopped(s, 4, no_image()); },
+        Roll::Replace(name(4))
+    )]
+    #[case::the_leader_stays_while_one_does_not_go(
+        |s: &mut Scene| { one_is_renewed(s); (1..5).for_each(|n| s.nodes[n].outdated = n == 3); stopped(s, 3, None); told_to_end(s, 3); },
+        ending(&[3])
     )]
     #[case::the_one_that_is_unwell_goes_first(
         |s: &mut Scene| { one_is_renewed(s); s.seen(4).caught_up = false; },

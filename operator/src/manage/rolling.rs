@@ -103,10 +103,28 @@ mod tests {
     fn what_does_not_pass_by_itself_is_told_at_once() {
         let mut held = waits();
         let trouble = Some(Trouble::CannotStart("ImagePullBackOff".into()));
-        held.nodes[3].report = Some(PodReport { ready: false, trouble });
+        held.nodes[3].report = Some(PodReport { trouble, ..PodReport::default() });
         let mut progress = Progress { under_way: true, ..Progress::default() };
         note(&mut progress, &mut held, Instant::now());
         let text = held.happenings[0].to_string();
         assert!(held.roll_held && text.contains("n3 must be ready") && text.contains("ImagePullBackOff"), "{text}");
+    }
+
+    #[test]
+    fn a_pod_that_does_not_end_is_named_with_its_machine_once() {
+        let (mut progress, now) = (Progress { under_way: true, ..Progress::default() }, Instant::now());
+        let ends = || pass(Roll::Wait(Hold::Ending(vec![name(3)])));
+        assert_eq!(told(&mut progress, ends(), now), (vec![], false), "it has its time");
+        let stuck = || {
+            let mut pass = ends();
+            let trouble = Some(Trouble::DoesNotEnd("worker-2".into()));
+            pass.nodes[3].report = Some(PodReport { ending: true, trouble, ..PodReport::default() });
+            pass
+        };
+        let mut held = stuck();
+        note(&mut progress, &mut held, now);
+        let text = held.happenings[0].to_string();
+        assert!(held.roll_held && text.contains("n3 must end first") && text.contains("worker-2"), "{text}");
+        assert_eq!(told(&mut progress, stuck(), now), (vec![], true));
     }
 }

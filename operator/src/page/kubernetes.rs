@@ -190,6 +190,7 @@ mod tests {
             budgets: reflector::store().0,
             claims: reflector::store().0,
             pods: reflector::store().0,
+            gaps: Default::default(),
         };
         Kubernetes {
             client,

@@ -10,13 +10,12 @@ use super::*;
 use crate::{
     apply::StatusRecord,
     build::Objects,
-    controller::tests::{context, observed_pods},
-    crd::{KvCluster, KvClusterStatus, WhenDeleted},
+    controller::tests::{context, observed_pods, recorded, value},
+    crd::WhenDeleted,
     observe::Observed,
     testing::{
         Scene,
         api::{Expected, server},
-        cluster,
         nodes::{Journal, serve},
         valid_cluster,
     },
@@ -32,24 +31,6 @@ const LEADER: &str = "/api/v1/namespaces/default/pods/n0";
 fn valid(scene: &Scene) -> ValidCluster {
     let storage = ValidStorage::Persistent { size: "1Gi".into(), class: None, when_deleted: WhenDeleted::Retain };
     ValidCluster { store: scene.store.clone(), storage, hibernated: true, ..valid_cluster() }
-}
-
-/// The KvCluster with this record.
-fn recorded(record: &Record) -> KvCluster {
-    let mut cluster = cluster();
-    cluster.status = Some(KvClusterStatus {
-        epoch: i64::try_from(record.epoch.0).ok(),
-        leader: record.leader.as_ref().map(|leader| leader.0.clone()),
-        last_leader: record.last_leader_status(),
-        members: record.member_statuses(),
-        configuration: record.configuration_status(),
-        ..KvClusterStatus::default()
-    });
-    cluster
-}
-
-fn value(cluster: &KvCluster) -> Value {
-    serde_json::to_value(cluster).expect("serializes")
 }
 
 /// What the caches hold of it while it is at work.
@@ -68,7 +49,7 @@ async fn settled_once(
     scene: &Scene,
     script: Vec<Expected>,
     mut memory: ClusterMemory,
-) -> (Result<Action, ReconcileError>, Vec<Value>, Vec<String>, ClusterMemory) {
+) -> (Result<Duration, ReconcileError>, Vec<Value>, Vec<String>, ClusterMemory) {
     let (client, server) = server(script);
     let (context, valid, cluster) = (context(client.clone()), valid(scene), recorded(&scene.record));
     let (observed, platform) = (at_work(&valid), StatusRecord::new(&client, &valid));
@@ -107,7 +88,7 @@ async fn nobody_is_shown_as_leader_then_nobody_leads_then_the_nodes_stop() {
     let mut script = until_nobody_leads(&scene);
     script.extend([Expected::written(Method::PATCH, SET), report_of(&scene)]);
     let (outcome, sent, asked, memory) = settled_once(&scene, script, ClusterMemory::default()).await;
-    assert_eq!(outcome.expect("settled"), Action::requeue(PAUSE));
+    assert_eq!(outcome.expect("settled"), PAUSE);
     assert_eq!(sent[0]["reason"], "Hibernating");
     assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "follower");
     assert!(sent[4]["status"]["leader"].is_null() && sent[4]["status"]["epoch"] == 4, "{}", sent[4]);
@@ -159,7 +140,7 @@ async fn the_patience_is_limited_and_people_are_told_who_is_behind() {
     // Its beginning was told.
     script.remove(0);
     let since = Instant::now().checked_sub(PATIENCE).expect("the machine runs for longer");
-    let memory = ClusterMemory { sleep: Some(Falling { since, told: None }), ..ClusterMemory::default() };
+    let memory = ClusterMemory { sleep: Some(Falling { since, ..Falling::begins() }), ..ClusterMemory::default() };
     let (outcome, sent, _, memory) = settled_once(&scene, script, memory).await;
     outcome.expect("stopped");
     assert_eq!((&sent[4]["reason"], &sent[4]["type"]), (&"HibernatedUnsettled".into(), &"Warning".into()));
@@ -198,6 +179,11 @@ fn stopped(valid: &ValidCluster, pods: bool) -> Observed {
     if pods { observed } else { Observed { pods: Default::default(), ..observed } }
 }
 
+/// For a store whose nodes are not asked.
+fn nobody_there() -> PeerClient {
+    PeerClient::new(None, manage::ANSWER_TIMEOUT).expect("a client")
+}
+
 #[tokio::test]
 async fn a_store_that_sleeps_is_told_so_once_and_then_nothing_is_written() {
     let scene = Scene::steady();
@@ -212,8 +198,8 @@ async fn a_store_that_sleeps_is_told_so_once_and_then_nothing_is_written() {
         let observed = stopped(&valid, false);
         let site =
             Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
-        let action = rest(&site, Stage::Asleep, nobody.clone(), &mut memory).await.expect("it sleeps");
-        assert_eq!(action, Action::requeue(ASLEEP));
+        let pause = rest(&site, Stage::Asleep, &nobody_there(), nobody.clone(), &mut memory).await.expect("it sleeps");
+        assert_eq!(pause, ASLEEP);
         drop((client, context, platform));
         let sent = server.await.expect("the script was followed");
         if let [event, report] = sent.as_slice() {
@@ -241,8 +227,9 @@ async fn who_was_not_asked_to_stand_down_is_taken_off_the_record() {
     let observed = stopped(&valid, true);
     let site = Site { cluster: &before, context: &context, valid: &valid, observed: &observed, platform: &platform };
     let mut memory = ClusterMemory::default();
-    let action = rest(&site, Stage::Stopping, scene.record.clone(), &mut memory).await.expect("it falls asleep");
-    assert_eq!(action, Action::requeue(PAUSE));
+    let known = scene.record.clone();
+    let pause = rest(&site, Stage::Stopping, &nobody_there(), known, &mut memory).await.expect("it falls asleep");
+    assert_eq!(pause, PAUSE);
     drop((client, context, platform));
     let sent = server.await.expect("the script was followed");
     assert!(sent[1]["status"]["leader"].is_null(), "{}", sent[1]);
@@ -272,4 +259,61 @@ async fn that_a_store_wakes_up_is_told_once_also_by_another_operator() {
     wake(&site, &mut ClusterMemory::default()).await;
     drop((client, context, platform));
     assert_eq!(server.await.expect("the script was followed")[0]["reason"], "Waking");
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_end_is_named_with_its_machine_and_an_event_once() {
+    let scene = Scene::steady();
+    let nobody = Record { leader: None, ..scene.record.clone() };
+    let (valid, cluster) = (valid(&scene), recorded(&nobody));
+    let mut observed = stopped(&valid, true);
+    observed.pods.retain(|node, _| ["n3", "n4"].contains(&node.0.as_str()));
+    let pod = Arc::make_mut(observed.pods.get_mut(&"n3".into()).expect("a pod"));
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    pod.spec.get_or_insert_default().node_name = Some("worker-2".into());
+    let script = vec![Expected::written(Method::POST, EVENTS), report_of(&scene), report_of(&scene)];
+    let (client, server) = server(script);
+    let (context, platform) = (context(client.clone()), StatusRecord::new(&client, &valid));
+    let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
+    let mut memory = ClusterMemory::default();
+    for _ in 0..2 {
+        let pause = rest(&site, Stage::Stopping, &nobody_there(), nobody.clone(), &mut memory).await.expect("it waits");
+        assert_eq!(pause, PAUSE);
+    }
+    drop((client, context, platform));
+    let sent = server.await.expect("the script was followed");
+    assert_eq!((&sent[0]["reason"], &sent[0]["type"]), (&"HibernationHeld".into(), &"Warning".into()));
+    assert!(sent[0]["note"].as_str().is_some_and(|note| note.contains("n3 (on worker-2)")), "{}", sent[0]);
+    let message = sent[1]["status"]["conditions"][0]["message"].as_str().expect("a message");
+    assert!(message.contains("still there: n3, n4.") && message.contains("n3 (on worker-2)"), "{message}");
+}
+
+/// It is no failover that waits for it, but the status would not say that the store sleeps.
+#[tokio::test]
+async fn that_a_store_sleeps_is_told_before_anything_is_done_that_may_fail() {
+    let scene = Scene::steady();
+    let nobody = Record { leader: None, ..scene.record.clone() };
+    let (valid, cluster) = (valid(&scene), recorded(&nobody));
+    let claim = serde_json::json!({
+        "metadata": {"name": "data-n0", "namespace": "default", "uid": "x"},
+        "spec": {"resources": {"requests": {"storage": "512Mi"}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "512Mi"}},
+    });
+    let mut observed = stopped(&valid, false);
+    observed.claims.insert("n0".into(), Arc::new(serde_json::from_value(claim).expect("a claim")));
+    let path = "/api/v1/namespaces/default/persistentvolumeclaims/data-n0";
+    let script = vec![
+        Expected::written(Method::POST, EVENTS),
+        report_of(&scene),
+        Expected::failing(Method::PATCH, path, StatusCode::SERVICE_UNAVAILABLE),
+    ];
+    let (client, server) = server(script);
+    let (context, platform) = (context(client.clone()), StatusRecord::new(&client, &valid));
+    let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
+    let mut memory = ClusterMemory::default();
+    let pause = rest(&site, Stage::Asleep, &nobody_there(), nobody, &mut memory).await.expect("it sleeps all the same");
+    assert!(pause < ASLEEP, "it is tried again before: {pause:?}");
+    drop((client, context, platform));
+    let sent = server.await.expect("the script was followed");
+    assert_eq!(sent[1]["status"]["conditions"][0]["reason"], HIBERNATED);
 }

@@ -304,3 +304,80 @@ async fn kubelets_hear_of_new_certificates_once() {
     let bodies = server.await.expect("the script was followed");
     assert_eq!(bodies[1]["metadata"]["annotations"][PEER_TLS], contents.version());
 }
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_told_keeps_neither_the_others_nor_the_rotation_waiting() {
+    let (cluster, valid) = self_signed();
+    let mut secret = stored(&valid, &fresh(&valid), "7");
+    secret.metadata.annotations = Some(BTreeMap::from([(RENEW.to_owned(), "now".to_owned())]));
+    let pod = |name: &str| {
+        let metadata = json!({"name": name, "namespace": "default", "uid": name});
+        std::sync::Arc::new(serde_json::from_value(json!({"metadata": metadata})).expect("a pod"))
+    };
+    let pods = ["demo-0", "demo-1"].map(|name| (name.into(), pod(name)));
+    let observed = Observed { pods: pods.into(), ..Observed::default() };
+    let script = vec![
+        Expected::found(OWN, json_of(&secret)),
+        Expected::failing(Method::PATCH, "/api/v1/namespaces/default/pods/demo-0", http::StatusCode::FORBIDDEN),
+        Expected::written(Method::PATCH, "/api/v1/namespaces/default/pods/demo-1"),
+        Expected::written(Method::PUT, OWN),
+        event(),
+    ];
+    let (client, server) = server(script);
+    let context = context(client);
+    let mut memory = None;
+    super::client(&cluster, &context, &valid, &mut memory).await.expect("read");
+    let peers = PeerClient::new(None, Duration::from_secs(1)).expect("a client");
+    let outcome = go_on(&cluster, &context, (&valid, &observed, &[]), &peers, &mut memory).await;
+    assert_eq!(outcome.expect_err("one was not told").label(), "kubernetes_refused");
+    drop(context);
+    let bodies = server.await.expect("the script was followed");
+    assert!(sent(&bodies[3]).next.is_some(), "a new one is begun");
+}
+
+/// Looks at a paused store with a certificate of this age; what was told by events, and in the condition.
+async fn paused(days: i64) -> (Vec<String>, String) {
+    use crate::{controller, pause};
+
+    let (mut cluster, valid) = self_signed();
+    cluster.annotations_mut().insert(pause::ANNOTATION.to_owned(), pause::PAUSED.to_owned());
+    let begun = Timestamp::now() - Duration::from_secs(u64::try_from(days).expect("an age") * 86_400);
+    let contents = Contents::renewed(made(&valid, begun).expect("made"), None);
+    let told = usize::from(days * 6 > 5 * make::VALID_DAYS);
+    let mut script = vec![Expected::found(OWN, json_of(&stored(&valid, &contents, "7")))];
+    script.extend((0..=told).map(|_| event()));
+    let status = "/apis/quorumkv.io/v1alpha1/namespaces/default/kvclusters/demo/status";
+    let answer = serde_json::to_value(&cluster).expect("serializes");
+    script.push(Expected::written(Method::PATCH, status).answering(answer));
+    let (client, server) = server(script);
+    let context = context(client);
+    let mut memory = controller::ClusterMemory::default();
+    let action = controller::steps(&cluster, &context, &mut memory).await.expect("told");
+    assert_ne!(action, kube::runtime::controller::Action::await_change(), "it is looked at again");
+    drop(context);
+    let bodies = server.await.expect("the script was followed");
+    let status = bodies.last().expect("a status")["status"].clone();
+    let message = status["conditions"][0]["message"].as_str().expect("a message").to_owned();
+    // Nothing is read or told again before its time.
+    cluster.status = Some(serde_json::from_value(status).expect("a status"));
+    let (client, server) = self::server(Vec::new());
+    let context = self::context(client);
+    controller::steps(&cluster, &context, &mut memory).await.expect("known");
+    drop(context);
+    server.await.expect("nothing was sent");
+    let reason = |body: &Value| body["reason"].as_str().map(str::to_owned);
+    (bodies.iter().filter_map(reason).collect(), message)
+}
+
+#[tokio::test]
+async fn a_pause_is_told_when_it_outlasts_the_certificate() {
+    let (events, message) = paused(1).await;
+    assert_eq!(events, ["Paused"]);
+    assert!(!message.contains("certificate"), "{message}");
+    let (events, message) = paused(80).await;
+    assert_eq!(events, ["CertificateExpiring", "Paused"]);
+    assert!(message.contains("expires at") && message.contains("not renewed during the pause"), "{message}");
+    let (events, message) = paused(100).await;
+    assert_eq!(events, ["CertificateExpired", "Paused"]);
+    assert!(message.contains("has expired"), "{message}");
+}
