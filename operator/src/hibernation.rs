@@ -90,7 +90,7 @@ pub fn waiting(observed: &Observed, now: Timestamp) -> Waiting {
     let named = named.collect::<Vec<_>>().join(", ");
     let stuck = (!stuck.is_empty()).then(|| {
         format!(
-            "Should have ended by now: {named}. Does the machine answer? If not, make sure that it is off, and delete              its Node, or the pod with --force"
+            "Should have ended by now: {named}. Does the machine answer? If not, make sure that it is off, and delete its Node, or the pod with --force"
         )
     });
     Waiting { pods: observed.pods.keys().map(|node| node.0.clone()).collect(), stuck }
