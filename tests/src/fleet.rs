@@ -5,7 +5,8 @@
 //! quiet minute in which the operator writes anything but its lease is a failure, also while some stores have lost every
 //! copy and wait for a person.
 //!
-//! `tests/tests/e2e_killed.rs` uses the same parts for few stores, whose operators end at a write ([`proxy`]).
+//! `tests/tests/e2e_killed.rs` uses the same parts for few stores, with [`volumes`], whose operators end at a write
+//! ([`proxy`]).
 
 pub mod control_plane;
 pub mod install;
@@ -15,6 +16,7 @@ pub mod operator;
 pub mod proxy;
 pub mod report;
 pub mod store;
+pub mod volumes;
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! An operator that is killed at any write of its reconciles leaves nothing that the next one cannot go on from.
 //!
-//! A store lives through everything that an operator does: it is made, leadership is handed over, a follower is added,
-//! every node is renewed, a follower goes. First in peace, which gives the writes to the API server and the state at
+//! A store lives through what an operator does: it is made, leadership is handed over, its volumes grow, a follower is
+//! added, every node is renewed, a follower goes. First in peace, which gives the writes to the API server and the state at
 //! the end. Then once for each of these writes and each side of it: the operator gets SIGKILL just before the write
 //! arrives or just after it is done, and is started again. All these lives must end as the peaceful one did, with
 //! never more than one pod that is labelled as leader.
@@ -26,7 +26,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Namespace, Pod, Secret, Service},
+        core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service},
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -44,6 +44,7 @@ use quorumkv_tests::{
         nodes::{MANAGED, Nodes},
         operator::{Operator, Setup},
         proxy::{Moment, Proxy},
+        volumes,
     },
     kind::{objects, store::is_complete},
     wait::until,
@@ -64,6 +65,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The peaceful life is over when the operator has written nothing for so long.
 const REST: Duration = Duration::from_secs(2);
 const STORE: &str = "demo";
+/// The most that it ever has.
+const NODES: usize = 4;
 /// Machines; more pods than they take are never there at once.
 const MACHINES: usize = 12;
 
@@ -95,6 +98,7 @@ async fn every_life() -> anyhow::Result<()> {
     let plane = ControlPlane::start(MACHINES).await?;
     let client = plane.client.clone();
     install(&client, []).await?;
+    volumes::install(&client).await?;
     let nodes = Nodes::default();
     let _following = AbortOnDropHandle::new(tokio::spawn(nodes.clone().follow(client.clone())));
     let _serving = AbortOnDropHandle::new(tokio::spawn(nodes.serve(listener)));
@@ -173,11 +177,13 @@ async fn live(plane: &ControlPlane, namespace: String, moment: Option<Moment>) -
     let kubeconfig = proxy.kubeconfig(plane.folder(), &namespace)?;
     let operator = supervised(Arc::clone(&proxy), kubeconfig, namespace.clone(), plane.folder().to_owned());
     let leaders = no_two_leaders(client.clone(), namespace.clone());
+    let growing = volumes::grow(client.clone(), namespace.clone());
     let changes = changes(client, &namespace, &proxy);
-    // The first two end only with an error.
+    // All others end only with an error.
     let end = tokio::select! {
         error = operator => return Err(error).with_context(|| namespace.clone()),
         error = leaders => return Err(error).with_context(|| namespace.clone()),
+        error = growing => return Err(error).with_context(|| namespace.clone()),
         end = changes => end.with_context(|| log_of(plane.folder(), &namespace))?,
     };
     Ok(Lived { writes: proxy.writes(), killed_at: proxy.ended_at(), end, lasted: began.elapsed() })
@@ -242,11 +248,15 @@ async fn no_two_leaders(client: Client, namespace: String) -> anyhow::Error {
 
 /// What a person does with the store, and what is there when all is done.
 async fn changes(client: &Client, namespace: &str, proxy: &Proxy) -> anyhow::Result<BTreeMap<String, Value>> {
+    for node in 0..NODES {
+        volumes::make(client, namespace, &format!("data-{STORE}-{node}"), "64Mi").await?;
+    }
     let stores = objects::kvclusters(client, namespace);
+    let storage = json!({"type": "Persistent", "size": "64Mi", "storageClassName": volumes::CLASS});
     let store = serde_json::from_value(json!({
         "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
         "metadata": {"name": STORE, "namespace": namespace},
-        "spec": {"followers": 2, "writeQuorum": 1, "image": "localhost/played:1"},
+        "spec": {"followers": 2, "writeQuorum": 1, "image": "localhost/played:1", "storage": storage},
     }))?;
     stores.create(&PostParams::default(), &store).await.context("make the store")?;
     complete(client, namespace, "localhost/played:1").await.context("made")?;
@@ -265,6 +275,16 @@ async fn changes(client: &Client, namespace: &str, proxy: &Proxy) -> anyhow::Res
     })
     .await?;
     complete(client, namespace, "localhost/played:1").await.context("handed over")?;
+    patch(json!({"spec": {"storage": {"size": "128Mi"}}})).await?;
+    until("the volumes grow", PATIENCE, || async {
+        sleep(LOOK).await;
+        let store = stores.get(STORE).await?;
+        let size = &store.data["status"]["volumeSize"];
+        ensure!(size == "128Mi", "the smallest has {size}: {:?}", objects::condition(&store, "VolumesResized"));
+        Ok(())
+    })
+    .await?;
+    // That of the follower that comes is made as small as the others were.
     patch(json!({"spec": {"followers": 3}})).await?;
     complete(client, namespace, "localhost/played:1").await.context("a follower more")?;
     patch(json!({"spec": {"image": "localhost/played:2"}})).await?;
@@ -320,6 +340,9 @@ async fn everything(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap
         spec
     };
     all.extend(of_kind::<Service>(client, namespace, reachable).await?);
+    let size =
+        |object: Value| json!({"asked": object["spec"]["resources"]["requests"], "has": object["status"]["capacity"]});
+    all.extend(of_kind::<PersistentVolumeClaim>(client, namespace, size).await?);
     let keys = |object: Value| {
         object["data"].as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str).collect::<Value>()
     };
@@ -332,7 +355,7 @@ async fn everything(client: &Client, namespace: &str) -> anyhow::Result<BTreeMap
     all.extend(of_kind::<Pod>(client, namespace, gate).await?);
 
     let store = objects::kvclusters(client, namespace).get(STORE).await?;
-    let conditions = ["Ready", "Progressing", "Degraded", "QuorumAvailable"];
+    let conditions = ["Ready", "Progressing", "Degraded", "QuorumAvailable", "VolumesResized"];
     let conditions: Value = conditions.iter().map(|kind| json!(objects::condition(&store, kind)[..2])).collect();
     let status = &store.data["status"];
     let names: Value =

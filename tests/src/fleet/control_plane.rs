@@ -1,5 +1,5 @@
-//! A Kubernetes control plane as processes of this machine: etcd, the API server, the controllers that StatefulSets and
-//! budgets need, the scheduler, and kwok, which plays the kubelets. No container runs, and no right is needed.
+//! A Kubernetes control plane as processes of this machine: etcd, the API server, the controllers that stores
+//! need, the scheduler, and kwok, which plays the kubelets. No container runs, and no right is needed.
 //!
 //! Pods get addresses of the loopback network, all of which are this machine's: no route is made and none has to be
 //! removed. Services therefore get no endpoints: the API server takes no loopback address there, so the controller for
@@ -33,6 +33,9 @@ use crate::{
 const PODS: &str = "127.64.0.1/10";
 /// How long each part may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// What StatefulSets, budgets, owner references and claims of volumes need.
+const CONTROLLERS: &str =
+    "statefulset-controller,disruption-controller,garbage-collector-controller,persistentvolume-binder-controller";
 /// Groups of the operator's user: those of a service account, so that the API server's fairness treats it as one.
 const OPERATOR_GROUPS: &str = "system:serviceaccounts,system:serviceaccounts:quorumkv-system";
 
@@ -200,7 +203,7 @@ fn api_server_arguments(folder: &Path, etcd: &str, port: u16, key: &Path) -> Vec
 fn controllers_arguments(kubeconfig: &Path) -> Vec<String> {
     flags([
         ("kubeconfig", kubeconfig.display().to_string()),
-        ("controllers", "statefulset-controller,disruption-controller,garbage-collector-controller".to_owned()),
+        ("controllers", CONTROLLERS.to_owned()),
         ("leader-elect", "false".to_owned()),
         ("secure-port", "0".to_owned()),
         // The default of 20 requests a second would be what is measured.
