@@ -58,11 +58,10 @@ use libtest_mimic::{Arguments, Trial};
 /// The steps named after their functions.
 macro_rules! steps {
     ($world:expr; $($module:ident::$step:ident),* $(,)?) => {
-        vec![$(
-            Trial::test(concat!(stringify!($module), "::", stringify!($step)), move || {
-                $world.run(|world| Box::pin($module::$step(world)))
-            })
-        ),*]
+        vec![$({
+            const NAME: &str = concat!(stringify!($module), "::", stringify!($step));
+            Trial::test(NAME, move || $world.run(NAME, |world| Box::pin($module::$step(world))))
+        }),*]
     };
 }
 

@@ -2,6 +2,7 @@
 //! the first step asks for it; if that fails, every step that needs it fails with the same words.
 
 use std::{
+    cmp::Reverse,
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
@@ -43,6 +44,8 @@ pub(crate) const UPGRADE: &str = "e2e-upgrade";
 pub(crate) const LOCKED: &str = "e2e-locked";
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
+/// So many of the steps that took longest are named at the end.
+const SLOWEST: usize = 15;
 /// Setting up builds programs, the first time.
 const SET_UP_LIMIT: Duration = Duration::from_mins(75);
 
@@ -55,6 +58,8 @@ pub(crate) struct World {
     operator: Once<()>,
     store: Once<(Store, Duration)>,
     facts: Mutex<Vec<String>>,
+    /// Steps that ended, and how long each took.
+    times: Mutex<Vec<(&'static str, Duration)>>,
     rows: Mutex<Vec<Row>>,
     described: AtomicBool,
 }
@@ -69,6 +74,7 @@ impl World {
             operator: OnceCell::new(),
             store: OnceCell::new(),
             facts: Mutex::default(),
+            times: Mutex::default(),
             rows: Mutex::default(),
             described: AtomicBool::new(false),
         }));
@@ -86,6 +92,7 @@ impl World {
     /// Runs one step; a failure tells what the cluster looked like.
     pub(crate) fn run(
         &'static self,
+        name: &'static str,
         step: impl FnOnce(&'static Self) -> BoxFuture<'static, anyhow::Result<()>>,
     ) -> Result<(), Failed> {
         self.runtime.block_on(async {
@@ -100,13 +107,14 @@ impl World {
             let began = Instant::now();
             let limit = STEP_LIMIT + asked_for()?;
             let outcome = tokio::time::timeout(limit, AssertUnwindSafe(step(self)).catch_unwind()).await;
+            let after = began.elapsed();
+            self.times.lock().expect("nobody panics while holding it").push((name, after));
             let error = match outcome {
                 Ok(Ok(Ok(()))) => return Ok(()),
                 Ok(Ok(Err(error))) => format!("{error:#}"),
                 Ok(Err(panic)) => text_of(&*panic),
                 Err(_) => format!("the step did not end within {limit:?}"),
             };
-            let after = began.elapsed();
             Err(format!("after {after:.1?}: {error}\n{}", self.describe().await).into())
         })
     }
@@ -204,6 +212,7 @@ impl World {
         for fact in self.facts.lock().expect("nobody panics while holding it").iter() {
             println!("measured: {fact}");
         }
+        self.show_times();
         let rows = self.rows.lock().expect("nobody panics while holding it").clone();
         if !rows.is_empty() {
             println!("\n{}", scenarios::markdown(&rows));
@@ -215,6 +224,17 @@ impl World {
             }
             self.clean_up().await && written.is_ok()
         })
+    }
+
+    /// The steps that took longest.
+    fn show_times(&self) {
+        let mut times = self.times.lock().expect("nobody panics while holding it").clone();
+        let all: Duration = times.iter().map(|(_, time)| *time).sum();
+        times.sort_by_key(|(_, time)| Reverse(*time));
+        println!("{} steps took {:.1} s; the slowest:", times.len(), all.as_secs_f64());
+        for (name, time) in times.iter().take(SLOWEST) {
+            println!("{:>7.1} s  {name}", time.as_secs_f64());
+        }
     }
 
     /// Into the file that `QUORUMKV_E2E_TABLE` names, seen from the repository.
