@@ -3,6 +3,7 @@
 
 use std::{
     cmp::Reverse,
+    ffi::OsString,
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
@@ -42,12 +43,21 @@ pub(crate) const SECOND: &str = "e2e-second";
 pub(crate) const UPGRADE: &str = "e2e-upgrade";
 /// Where a store is that asks clients for tokens.
 pub(crate) const LOCKED: &str = "e2e-locked";
+/// Where a store is whose nodes speak TLS.
+pub(crate) const SECURED: &str = "e2e-secured";
+/// Where stores are whose data is on volumes.
+pub(crate) const VOLUMES: &str = "e2e-volumes";
+/// All of them.
+const NAMESPACES: [&str; 6] = [FIRST, SECOND, LOCKED, SECURED, VOLUMES, UPGRADE];
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// So many of the steps that took longest are named at the end.
 const SLOWEST: usize = 15;
 /// Setting up builds programs, the first time.
 const SET_UP_LIMIT: Duration = Duration::from_mins(75);
+
+/// A step, and its name.
+pub(crate) type Step = (&'static str, fn(&'static World) -> BoxFuture<'static, anyhow::Result<()>>);
 
 /// Set up at most once; failed once is failed for good.
 type Once<T> = OnceCell<Result<T, String>>;
@@ -156,7 +166,7 @@ impl World {
             let began = Instant::now();
             let kind = Kind::up(CLUSTER).await?;
             let up = began.elapsed();
-            kind.delete_namespaces(&[FIRST, SECOND, LOCKED, UPGRADE, SYSTEM]).await?;
+            kind.delete_namespaces(&[&NAMESPACES[..], &[SYSTEM]].concat()).await?;
             // Kept by helm, and with it the schema of an earlier run.
             kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
                 .output()
@@ -174,7 +184,7 @@ impl World {
     pub(crate) async fn operator(&self) -> anyhow::Result<&Kind> {
         let (kind, images) = self.kind_and_images().await?;
         get(&self.operator, "the operator", async {
-            for namespace in [SYSTEM, FIRST, SECOND] {
+            for namespace in [SYSTEM, FIRST, SECOND, SECURED, VOLUMES] {
                 kind.create_restricted_namespace(namespace).await?;
             }
             let began = Instant::now();
@@ -237,9 +247,13 @@ impl World {
         }
     }
 
-    /// Into the file that `QUORUMKV_E2E_TABLE` names, seen from the repository.
+    /// Where the table of scenarios shall be written, seen from the repository.
+    pub(crate) fn table() -> Option<OsString> {
+        std::env::var_os("QUORUMKV_E2E_TABLE").filter(|path| !path.is_empty())
+    }
+
     async fn write_table(&self, rows: &[Row], all_passed: bool) -> anyhow::Result<()> {
-        let Some(path) = std::env::var_os("QUORUMKV_E2E_TABLE").filter(|path| !path.is_empty()) else { return Ok(()) };
+        let Some(path) = Self::table() else { return Ok(()) };
         ensure!(all_passed, "a step failed");
         ensure!(!rows.is_empty(), "no step measured a scenario");
         let kind = self.kind().await?;
@@ -279,7 +293,7 @@ impl World {
         if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
             return "(what the cluster looked like is shown with the first failure)".to_owned();
         }
-        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, LOCKED, UPGRADE]).await
+        diagnose::describe(kind, SYSTEM, &NAMESPACES).await
     }
 }
 
