@@ -123,6 +123,7 @@ const LANES: &[&[Step]] = &[
         storage::a_persistent_store_keeps_what_it_acknowledged_when_every_pod_is_killed,
         storage::volumes_that_cannot_grow_say_so_and_stay_when_the_store_is_deleted,
         hibernate::a_store_sleeps_and_wakes_up_with_everything_under_load,
+        chaos::a_leader_that_goes_away_is_replaced_in_good_time,
     ],
 ];
 
@@ -132,7 +133,6 @@ const LAST: &[Step] = steps![
     quiet::an_idle_store_changes_no_object,
     quiet::the_operator_counted_no_unexplained_error,
     chaos::faults_under_load_lose_no_acknowledged_write_and_show_no_stale_read,
-    chaos::a_leader_that_goes_away_is_replaced_in_good_time,
     operators::an_operator_of_some_namespaces_leaves_all_others_alone,
     install::uninstalling_the_operator_leaves_stores_at_work,
     // Last: it begins where nothing of this release is there, neither operator nor KvClusters.

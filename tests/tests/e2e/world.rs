@@ -45,10 +45,10 @@ pub(crate) const UPGRADE: &str = "e2e-upgrade";
 pub(crate) const LOCKED: &str = "e2e-locked";
 /// Where a store is whose nodes speak TLS.
 pub(crate) const SECURED: &str = "e2e-secured";
-/// Where stores are whose data is on volumes.
-pub(crate) const VOLUMES: &str = "e2e-volumes";
+/// Where stores of single steps are.
+pub(crate) const ASIDE: &str = "e2e-aside";
 /// All of them.
-const NAMESPACES: [&str; 6] = [FIRST, SECOND, LOCKED, SECURED, VOLUMES, UPGRADE];
+const NAMESPACES: [&str; 6] = [FIRST, SECOND, LOCKED, SECURED, ASIDE, UPGRADE];
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// So many of the steps that took longest are named at the end.
@@ -184,7 +184,7 @@ impl World {
     pub(crate) async fn operator(&self) -> anyhow::Result<&Kind> {
         let (kind, images) = self.kind_and_images().await?;
         get(&self.operator, "the operator", async {
-            for namespace in [SYSTEM, FIRST, SECOND, SECURED, VOLUMES] {
+            for namespace in [SYSTEM, FIRST, SECOND, SECURED, ASIDE] {
                 kind.create_restricted_namespace(namespace).await?;
             }
             let began = Instant::now();
