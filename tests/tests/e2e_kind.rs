@@ -14,7 +14,7 @@
 //! | `QUORUMKV_CHAOS_SEEDS` | seeds of the runs, comma-separated, in turn (1,2): odd ones on volumes, even ones in memory; `random`: another one for each |
 //! | `QUORUMKV_SHOWN=1` | put outputs of commands into docs/operations.md, and the dashboard into results/shown |
 //! | `QUORUMKV_FAILOVERS` | how often the leader goes away in each way (2) |
-//! | `QUORUMKV_E2E_TABLE=FILE` | write the table of scenarios, printed at the end, into that file of the repository too |
+//! | `QUORUMKV_E2E_TABLE=FILE` | one step at a time; write the table of scenarios, printed at the end, into that file of the repository too |
 //!
 //! `make e2e-table` runs all of it and writes the table; `make soak-kind` and `make failover-table-kind` run the
 //! steps that these are for alone, and longer.
