@@ -239,6 +239,9 @@ impl World {
     /// The steps that took longest.
     fn show_times(&self) {
         let mut times = self.times.lock().expect("nobody panics while holding it").clone();
+        if times.is_empty() {
+            return;
+        }
         let all: Duration = times.iter().map(|(_, time)| *time).sum();
         times.sort_by_key(|(_, time)| Reverse(*time));
         println!("{} steps took {:.1} s; the slowest:", times.len(), all.as_secs_f64());
