@@ -21,6 +21,8 @@ use super::{
 const NAME: &str = "secured";
 const SECRET: &str = "secured-peer-tls";
 const CLIENTS: usize = 6;
+/// Between two writes of a client: hundreds a second are enough to meet every step of a rotation.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Few: while nobody leads, each of them has the API server looked at for somebody to connect to.
 const SLEEPERS: usize = 2;
 const WRITES: u64 = 100;
@@ -88,7 +90,7 @@ pub(crate) async fn certificates_are_replaced_under_load_and_no_write_fails(worl
     ensure!(change.contains("tls cannot be changed"), "{change}");
 
     let service = store.service().await?;
-    let load = store.load(&service, CLIENTS).start()?;
+    let load = store.load(&service, CLIENTS).pause(PAUSE).start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
     let asked = Instant::now();
     store.kubectl(&["annotate", "secret", SECRET, "quorumkv.io/renew=now"]).await?;

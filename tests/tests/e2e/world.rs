@@ -25,7 +25,7 @@ use quorumkv_tests::{
     },
     load::Report,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
 use super::{failures::ensure_content, store::Store};
@@ -45,10 +45,12 @@ pub(crate) const UPGRADE: &str = "e2e-upgrade";
 pub(crate) const LOCKED: &str = "e2e-locked";
 /// Where a store is whose nodes speak TLS.
 pub(crate) const SECURED: &str = "e2e-secured";
+/// Where a store is whose pods are renewed.
+pub(crate) const ROLLED: &str = "e2e-rolled";
 /// Where stores of single steps are.
 pub(crate) const ASIDE: &str = "e2e-aside";
 /// All of them.
-const NAMESPACES: [&str; 6] = [FIRST, SECOND, LOCKED, SECURED, ASIDE, UPGRADE];
+const NAMESPACES: [&str; 7] = [FIRST, SECOND, LOCKED, SECURED, ROLLED, ASIDE, UPGRADE];
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
 /// So many of the steps that took longest are named at the end.
@@ -184,7 +186,7 @@ impl World {
     pub(crate) async fn operator(&self) -> anyhow::Result<&Kind> {
         let (kind, images) = self.kind_and_images().await?;
         get(&self.operator, "the operator", async {
-            for namespace in [SYSTEM, FIRST, SECOND, SECURED, ASIDE] {
+            for namespace in [SYSTEM, FIRST, SECOND, SECURED, ROLLED, ASIDE] {
                 kind.create_restricted_namespace(namespace).await?;
             }
             let began = Instant::now();
@@ -196,13 +198,18 @@ impl World {
         Ok(kind)
     }
 
+    /// The spec of the store that most steps use, as it is made.
+    pub(crate) fn first_spec() -> Value {
+        json!({"delay": {"min": "10ms", "max": "150ms"}})
+    }
+
     /// The store that most steps use, made but not necessarily Ready, and how long it took to become that.
     pub(crate) async fn first_store(&self) -> anyhow::Result<&(Store, Duration)> {
         let kind = self.operator().await?;
         get(&self.store, "the first store", async {
             let store = Store::new(kind, FIRST, "demo");
             let began = Instant::now();
-            store.apply(json!({"delay": {"min": "10ms", "max": "150ms"}})).await?;
+            store.apply(Self::first_spec()).await?;
             store.until_complete(Duration::from_mins(3)).await?;
             Ok((store, began.elapsed()))
         })
