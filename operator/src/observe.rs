@@ -153,7 +153,9 @@ pub(crate) fn machine(pod: &Pod) -> &str {
 /// What keeps a pod from running that will not pass in a moment by itself.
 fn trouble(pod: &Pod) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
-    if let Some(phase) = status.phase.as_deref().filter(|phase| ["Failed", "Succeeded"].contains(phase)) {
+    let ended = status.phase.as_deref().filter(|phase| ["Failed", "Succeeded"].contains(phase));
+    // One that was told to end has done so, and is gone in a moment.
+    if let Some(phase) = ended.filter(|_| pod.metadata.deletion_timestamp.is_none()) {
         return Some(Trouble::KeepsEnding(status.reason.clone().unwrap_or_else(|| phase.to_owned())));
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -278,6 +280,20 @@ mod tests {
         pod.spec.get_or_insert_default().node_name = Some("worker-2".into());
         let now = Timestamp::from_second(seconds).expect("a time");
         assert_eq!(report(&pod, now), PodReport { ending: true, trouble: expected, ..PodReport::default() });
+    }
+
+    #[rstest]
+    #[case("Succeeded")]
+    #[case("Failed")]
+    fn a_pod_that_ended_as_it_was_told_is_not_in_trouble(#[case] phase: &str) {
+        let of = |deleted| {
+            let mut pod = pod(json!({"terminated": {"exitCode": 0}}), deleted);
+            pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+            // When it was to be gone.
+            report(&pod, "2026-01-01T00:00:00Z".parse().expect("a time")).trouble
+        };
+        assert_eq!(of(false), Some(Trouble::KeepsEnding(phase.into())));
+        assert_eq!(of(true), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use quorumkv_tests::{
 
 use super::{
     store::Store,
-    world::{SECOND, SYSTEM, World},
+    world::{ASIDE, SECOND, SYSTEM, World},
 };
 
 /// No failover may take longer, even on a busy machine. What is aimed at is far below.
@@ -42,7 +42,7 @@ pub(crate) async fn faults_under_load_lose_no_acknowledged_write_and_show_no_sta
 }
 
 pub(crate) async fn a_leader_that_goes_away_is_replaced_in_good_time(world: &World) -> anyhow::Result<()> {
-    let store = Store::new(world.operator().await?, SECOND, "failover");
+    let store = Store::new(world.operator().await?, ASIDE, "failover");
     let rows = failover::measure(&store, SYSTEM, options::number("QUORUMKV_FAILOVERS", 2)?).await?;
     let table: String = rows.iter().map(|row| format!("\n{row}")).collect();
     println!("\n{TABLE_HEAD}{table}");

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     store::Store,
-    world::{SECOND, World},
+    world::{ASIDE, World},
 };
 
 /// Few: while nobody leads, each of them has the API server looked at for somebody to connect to.
@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Clients go on all the time; asleep, nobody answers them.
 pub(crate) async fn a_store_sleeps_and_wakes_up_with_everything_under_load(world: &World) -> anyhow::Result<()> {
     let kind = world.operator().await?;
-    let store = Store::new(kind, SECOND, "sleeper");
+    let store = Store::new(kind, ASIDE, "sleeper");
     let storage = json!({"type": "Persistent", "size": "64Mi", "whenDeleted": "Delete"});
     store.apply(json!({"followers": 3, "writeQuorum": 2, "storage": storage})).await?;
     let before = objects::recorded_copies(&store.until_complete(Duration::from_mins(2)).await?);

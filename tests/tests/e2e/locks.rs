@@ -49,6 +49,8 @@ pub(crate) async fn clients_need_a_token_of_the_secret_and_tools_find_it(world: 
 
     let before = store.pods().await?;
     kind.apply(&secret(SECRET, json!({"read": "reader", "write": "next"}))).await?;
+    // A kubelet looks at a pod that changes at once, and at others every minute or so.
+    store.kubectl(&["annotate", "pod", "--all", "look-again=now"]).await?;
     until("the new token is taken", TAKEN_OVER, || async {
         for name in store.pods().await?.into_keys() {
             let pod = store.pod(&name).await?;

@@ -35,7 +35,7 @@ const OUTAGE_LIMIT: Duration = Duration::from_secs(30);
 /// The operator may be on the drained machine too, and then moves first.
 const DRAIN_OUTAGE_LIMIT: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_mins(2);
-/// Kubernetes gives a kubelet that is silent 50 seconds.
+/// This cluster gives a kubelet that is silent 20 seconds.
 const NOT_READY_WITHIN: Duration = Duration::from_secs(100);
 
 /// Names of the pods on each machine; machines without any are there too.

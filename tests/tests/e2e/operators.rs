@@ -21,7 +21,10 @@ pub(crate) async fn the_active_operator_of_two_is_killed_and_the_other_takes_ove
     let store = world.ready_store().await?;
     scale(store, 2).await?;
     let outcome = take_over(world, store).await;
-    // Whatever became of it, for the steps that follow.
+    // Whatever became of it, for the steps that follow. The one that works stays: another would wait for its Lease.
+    let active = operator::pod(&store.kind, SYSTEM).await?;
+    let keep = ["--namespace", SYSTEM, "annotate", "pod", &active, "controller.kubernetes.io/pod-deletion-cost=1"];
+    store.kind.kubectl(keep).output().await?;
     scale(store, 1).await?;
     store.patch(json!({"writeQuorum": 3})).await?;
     outcome?;

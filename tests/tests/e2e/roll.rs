@@ -14,7 +14,10 @@ use quorumkv_tests::{
 };
 use serde_json::{Value, json};
 
-use super::{store::Store, world::World};
+use super::{
+    store::Store,
+    world::{ROLLED, World},
+};
 
 const CLIENTS: usize = 8;
 const WRITES: u64 = 100;
@@ -27,6 +30,14 @@ const ROLL_LIMIT: Duration = Duration::from_mins(2);
 const QUIET: Duration = Duration::from_secs(5);
 
 type Pods = BTreeMap<String, PodSeen>;
+
+/// Of the same description as the store that most steps use.
+async fn rolled_store(world: &World) -> anyhow::Result<Store> {
+    let store = Store::new(world.operator().await?, ROLLED, "demo");
+    store.apply(World::first_spec()).await?;
+    store.until_complete(Duration::from_mins(2)).await?;
+    Ok(store)
+}
 
 /// Clients that try again under request ids, so that what fails for them is lost for good.
 fn load(store: &Store, service: &Tunnel) -> anyhow::Result<Running> {
@@ -44,11 +55,11 @@ fn renewed<'a>(before: &Pods, now: &'a Pods) -> Vec<&'a String> {
 pub(crate) async fn an_image_change_renews_the_followers_first_and_the_leader_last_under_load(
     world: &World,
 ) -> anyhow::Result<()> {
-    let store = world.ready_store().await?;
+    let store = rolled_store(world).await?;
     let image = store.kind.tag_image(&world.images().await?.node, "another").await?;
     let (before, leader) = (store.pods().await?, store.leader().await?);
     let service = store.service().await?;
-    let load = load(store, &service)?;
+    let load = load(&store, &service)?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
 
     let began = Instant::now();
@@ -93,16 +104,16 @@ pub(crate) async fn an_image_change_renews_the_followers_first_and_the_leader_la
         report.longest_gap(),
         report.acked(),
     ));
-    world.scenario("rolling update (image)", store, &report).await
+    world.scenario("rolling update (image)", &store, &report).await
 }
 
 /// It costs one follower; the others stay as they are, and so does the leader.
 pub(crate) async fn a_bad_image_is_held_and_taking_it_back_needs_nobody(world: &World) -> anyhow::Result<()> {
-    let store = world.ready_store().await?;
+    let store = rolled_store(world).await?;
     let (before, leader) = (store.pods().await?, store.leader().await?);
     let good = store.get().await?.data["spec"]["image"].take();
     let service = store.service().await?;
-    let load = load(store, &service)?;
+    let load = load(&store, &service)?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
 
     let missing = format!("{}:not-there", world.images().await?.node.repository);
@@ -136,5 +147,7 @@ pub(crate) async fn a_bad_image_is_held_and_taking_it_back_needs_nobody(world: &
         report.longest_gap(),
         report.acked(),
     ));
-    world.scenario("bad image, taken back", store, &report).await
+    world.scenario("bad image, taken back", &store, &report).await?;
+    store.kubectl(&["delete", "kvc", store.name]).await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     hibernate::claims,
     store::Store,
-    world::{SECOND, World},
+    world::{ASIDE, World},
 };
 
 const CLIENTS: usize = 4;
@@ -21,7 +21,7 @@ pub(crate) async fn a_persistent_store_keeps_what_it_acknowledged_when_every_pod
     world: &World,
 ) -> anyhow::Result<()> {
     let kind = world.operator().await?;
-    let store = Store::new(kind, SECOND, "kept");
+    let store = Store::new(kind, ASIDE, "kept");
     let began = Instant::now();
     store.apply(json!({"followers": 3, "writeQuorum": 2, "storage": {"type": "Persistent", "size": "64Mi"}})).await?;
     store.until_complete(Duration::from_mins(2)).await?;
@@ -60,7 +60,7 @@ pub(crate) async fn a_persistent_store_keeps_what_it_acknowledged_when_every_pod
 pub(crate) async fn volumes_that_cannot_grow_say_so_and_stay_when_the_store_is_deleted(
     world: &World,
 ) -> anyhow::Result<()> {
-    let store = Store::new(world.operator().await?, SECOND, "grower");
+    let store = Store::new(world.operator().await?, ASIDE, "grower");
     let spec = json!({"followers": 1, "writeQuorum": 1, "storage": {"type": "Persistent", "size": "64Mi"}});
     store.apply(spec.clone()).await?;
     store.until_complete(Duration::from_mins(2)).await?;

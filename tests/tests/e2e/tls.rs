@@ -1,4 +1,4 @@
-//! A store whose nodes speak TLS: certificates are replaced while clients write.
+//! Stores whose nodes speak TLS: certificates are replaced, followers come and go, and all sleep, while clients write.
 
 use std::time::{Duration, Instant};
 
@@ -6,21 +6,34 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
 use kube::{Api, api::ListParams};
 use quorumkv_api::PEER_PORT;
-use quorumkv_tests::{kind::tunnel::Tunnel, wait::until};
+use quorumkv_tests::{
+    kind::{objects, tunnel::Tunnel},
+    load::Policy,
+    wait::until,
+};
 use serde_json::json;
 
 use super::{
     store::Store,
-    world::{SECOND, World},
+    world::{SECURED, World},
 };
 
 const NAME: &str = "secured";
 const SECRET: &str = "secured-peer-tls";
 const CLIENTS: usize = 6;
+/// Between two writes of a client: hundreds a second are enough to meet every step of a rotation.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Few: while nobody leads, each of them has the API server looked at for somebody to connect to.
+const SLEEPERS: usize = 2;
 const WRITES: u64 = 100;
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
 /// Three steps, each as long as kubelets need to bring files to their pods.
 const ROTATED_WITHIN: Duration = Duration::from_mins(1);
+
+/// A pod is made, or ends, and what it holds is fetched.
+const SCALED_WITHIN: Duration = Duration::from_secs(100);
+/// How long a client tries one write: longer than the store sleeps.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What nodes load, as it is in the Secret; none while a rotation is under way.
 async fn settled(store: &Store) -> anyhow::Result<Vec<u8>> {
@@ -56,24 +69,28 @@ async fn told(store: &Store, reason: &str) -> anyhow::Result<usize> {
     Ok(of_store.map(|event| event.series.map_or(1, |series| usize::try_from(series.count).unwrap_or(1))).sum())
 }
 
+/// Without TLS nobody gets further than to be told so.
+async fn ensure_speaks_tls(store: &Store, pod: &str) -> anyhow::Result<()> {
+    let peer = Tunnel::to_pod(&store.kind.client, store.namespace, pod, PEER_PORT).await?;
+    let answer = store.client()?.get_path(&peer.url(), "/state").await?;
+    ensure!(answer.status == 400 && answer.text.contains("speaks TLS"), "{pod}: {} {}", answer.status, answer.text);
+    Ok(())
+}
+
 pub(crate) async fn certificates_are_replaced_under_load_and_no_write_fails(world: &World) -> anyhow::Result<()> {
     let kind = world.operator().await?;
-    let store = Store::new(kind, SECOND, NAME);
+    let store = Store::new(kind, SECURED, NAME);
     store.apply(json!({"followers": 2, "writeQuorum": 1, "tls": {"selfSigned": true}})).await?;
     store.until_complete(Duration::from_mins(1)).await.context("a store with TLS")?;
     let pods = store.pods().await?;
     let first = settled(&store).await?;
 
-    // Without TLS nobody gets further than to be told so.
-    let follower = store.a_follower().await?;
-    let peer = Tunnel::to_pod(&kind.client, store.namespace, &follower, PEER_PORT).await?;
-    let answer = store.client()?.get_path(&peer.url(), "/state").await?;
-    ensure!(answer.status == 400 && answer.text.contains("speaks TLS"), "{} {}", answer.status, answer.text);
+    ensure_speaks_tls(&store, &store.a_follower().await?).await?;
     let change = store.patch(json!({"tls": null})).await.err().context("TLS was switched off")?.to_string();
     ensure!(change.contains("tls cannot be changed"), "{change}");
 
     let service = store.service().await?;
-    let load = store.load(&service, CLIENTS).start()?;
+    let load = store.load(&service, CLIENTS).pause(PAUSE).start()?;
     load.acked_more(WRITES, WRITES_WITHIN).await?;
     let asked = Instant::now();
     store.kubectl(&["annotate", "secret", SECRET, "quorumkv.io/renew=now"]).await?;
@@ -109,4 +126,52 @@ pub(crate) async fn certificates_are_replaced_under_load_and_no_write_fails(worl
         Ok(())
     })
     .await
+}
+
+/// With certificates that were made before: by them a follower that comes later is let in, and all that wake up are.
+pub(crate) async fn followers_come_and_go_and_the_store_sleeps_under_load(world: &World) -> anyhow::Result<()> {
+    let store = Store::new(world.operator().await?, SECURED, "sleeper");
+    let storage = json!({"type": "Persistent", "size": "64Mi", "whenDeleted": "Delete"});
+    store.apply(json!({"followers": 2, "writeQuorum": 2, "tls": {"selfSigned": true}, "storage": storage})).await?;
+    store.until_complete(Duration::from_mins(2)).await.context("a store with TLS and volumes")?;
+    let pods = store.pods().await?;
+    let service = store.service().await?;
+    let load = store.load(&service, SLEEPERS).policy(Policy::Follow { patience: PATIENCE });
+    let load = load.request_ids().reads_percent(20).start()?;
+    load.acked_more(WRITES, WRITES_WITHIN).await?;
+
+    // With a quorum of all, no write is acknowledged without the one that came.
+    store.patch(json!({"followers": 3, "writeQuorum": 3})).await?;
+    store.wait_for_status("followers", 3, SCALED_WITHIN).await?;
+    store.until_complete(SCALED_WITHIN).await.context("with three followers")?;
+    ensure_speaks_tls(&store, "sleeper-3").await?;
+    load.acked_more(WRITES, WRITES_WITHIN).await.context("with three followers")?;
+    store.patch(json!({"followers": 2, "writeQuorum": 2})).await?;
+    store.wait_for_status("followers", 2, SCALED_WITHIN).await?;
+    until("the pod of the third follower is gone", SCALED_WITHIN, || async {
+        let left = store.pods().await?;
+        ensure!(left.len() == 3, "there are {:?}", left.keys());
+        Ok(())
+    })
+    .await?;
+    let before = objects::recorded_copies(&store.until_complete(SCALED_WITHIN).await.context("with two again")?);
+    store.ensure_same_runs(&pods).await?;
+    load.acked_more(WRITES, WRITES_WITHIN).await.context("with two followers again")?;
+
+    store.patch(json!({"hibernated": true})).await?;
+    store.until_condition("Ready", "False", "Hibernated", Duration::from_mins(1)).await?;
+    let awake = store.pods().await?;
+    ensure!(awake.is_empty(), "pods run asleep: {:?}", awake.keys());
+    store.patch(json!({"hibernated": false})).await?;
+    let cluster = store.until_complete(Duration::from_mins(2)).await.context("woken")?;
+    let after = objects::recorded_copies(&cluster);
+    ensure!(before == after, "copies on volumes are the same ones: {after:?}, before {before:?}");
+    load.acked_more(WRITES, WRITES_WITHIN).await.context("after it was woken")?;
+    let report = load.stop().await?;
+    report.expect_no_failure()?;
+    let notes = store.told("Hibernated").await?;
+    ensure!(notes.iter().any(|note| note.contains("every node holds everything")), "not settled: {notes:?}");
+    world.scenario("scale 2->3->2, then hibernate and wake (TLS)", &store, &report).await?;
+    store.kubectl(&["delete", "kvc", store.name]).await?;
+    Ok(())
 }

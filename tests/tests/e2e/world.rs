@@ -2,6 +2,8 @@
 //! the first step asks for it; if that fails, every step that needs it fails with the same words.
 
 use std::{
+    cmp::Reverse,
+    ffi::OsString,
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
@@ -23,7 +25,7 @@ use quorumkv_tests::{
     },
     load::Report,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
 use super::{failures::ensure_content, store::Store};
@@ -41,10 +43,23 @@ pub(crate) const SECOND: &str = "e2e-second";
 pub(crate) const UPGRADE: &str = "e2e-upgrade";
 /// Where a store is that asks clients for tokens.
 pub(crate) const LOCKED: &str = "e2e-locked";
+/// Where a store is whose nodes speak TLS.
+pub(crate) const SECURED: &str = "e2e-secured";
+/// Where a store is whose pods are renewed.
+pub(crate) const ROLLED: &str = "e2e-rolled";
+/// Where stores of single steps are.
+pub(crate) const ASIDE: &str = "e2e-aside";
+/// All of them.
+const NAMESPACES: [&str; 7] = [FIRST, SECOND, LOCKED, SECURED, ROLLED, ASIDE, UPGRADE];
 /// No step takes that long, unless something hangs.
 const STEP_LIMIT: Duration = Duration::from_mins(6);
+/// So many of the steps that took longest are named at the end.
+const SLOWEST: usize = 15;
 /// Setting up builds programs, the first time.
 const SET_UP_LIMIT: Duration = Duration::from_mins(75);
+
+/// A step, and its name.
+pub(crate) type Step = (&'static str, fn(&'static World) -> BoxFuture<'static, anyhow::Result<()>>);
 
 /// Set up at most once; failed once is failed for good.
 type Once<T> = OnceCell<Result<T, String>>;
@@ -55,6 +70,8 @@ pub(crate) struct World {
     operator: Once<()>,
     store: Once<(Store, Duration)>,
     facts: Mutex<Vec<String>>,
+    /// Steps that ended, and how long each took.
+    times: Mutex<Vec<(&'static str, Duration)>>,
     rows: Mutex<Vec<Row>>,
     described: AtomicBool,
 }
@@ -69,6 +86,7 @@ impl World {
             operator: OnceCell::new(),
             store: OnceCell::new(),
             facts: Mutex::default(),
+            times: Mutex::default(),
             rows: Mutex::default(),
             described: AtomicBool::new(false),
         }));
@@ -86,6 +104,7 @@ impl World {
     /// Runs one step; a failure tells what the cluster looked like.
     pub(crate) fn run(
         &'static self,
+        name: &'static str,
         step: impl FnOnce(&'static Self) -> BoxFuture<'static, anyhow::Result<()>>,
     ) -> Result<(), Failed> {
         self.runtime.block_on(async {
@@ -100,13 +119,14 @@ impl World {
             let began = Instant::now();
             let limit = STEP_LIMIT + asked_for()?;
             let outcome = tokio::time::timeout(limit, AssertUnwindSafe(step(self)).catch_unwind()).await;
+            let after = began.elapsed();
+            self.times.lock().expect("nobody panics while holding it").push((name, after));
             let error = match outcome {
                 Ok(Ok(Ok(()))) => return Ok(()),
                 Ok(Ok(Err(error))) => format!("{error:#}"),
                 Ok(Err(panic)) => text_of(&*panic),
                 Err(_) => format!("the step did not end within {limit:?}"),
             };
-            let after = began.elapsed();
             Err(format!("after {after:.1?}: {error}\n{}", self.describe().await).into())
         })
     }
@@ -148,7 +168,7 @@ impl World {
             let began = Instant::now();
             let kind = Kind::up(CLUSTER).await?;
             let up = began.elapsed();
-            kind.delete_namespaces(&[FIRST, SECOND, LOCKED, UPGRADE, SYSTEM]).await?;
+            kind.delete_namespaces(&[&NAMESPACES[..], &[SYSTEM]].concat()).await?;
             // Kept by helm, and with it the schema of an earlier run.
             kind.kubectl(["delete", "customresourcedefinition", "kvclusters.quorumkv.io", "--ignore-not-found"])
                 .output()
@@ -166,7 +186,7 @@ impl World {
     pub(crate) async fn operator(&self) -> anyhow::Result<&Kind> {
         let (kind, images) = self.kind_and_images().await?;
         get(&self.operator, "the operator", async {
-            for namespace in [SYSTEM, FIRST, SECOND] {
+            for namespace in [SYSTEM, FIRST, SECOND, SECURED, ROLLED, ASIDE] {
                 kind.create_restricted_namespace(namespace).await?;
             }
             let began = Instant::now();
@@ -178,13 +198,18 @@ impl World {
         Ok(kind)
     }
 
+    /// The spec of the store that most steps use, as it is made.
+    pub(crate) fn first_spec() -> Value {
+        json!({"delay": {"min": "10ms", "max": "150ms"}})
+    }
+
     /// The store that most steps use, made but not necessarily Ready, and how long it took to become that.
     pub(crate) async fn first_store(&self) -> anyhow::Result<&(Store, Duration)> {
         let kind = self.operator().await?;
         get(&self.store, "the first store", async {
             let store = Store::new(kind, FIRST, "demo");
             let began = Instant::now();
-            store.apply(json!({"delay": {"min": "10ms", "max": "150ms"}})).await?;
+            store.apply(Self::first_spec()).await?;
             store.until_complete(Duration::from_mins(3)).await?;
             Ok((store, began.elapsed()))
         })
@@ -204,6 +229,7 @@ impl World {
         for fact in self.facts.lock().expect("nobody panics while holding it").iter() {
             println!("measured: {fact}");
         }
+        self.show_times();
         let rows = self.rows.lock().expect("nobody panics while holding it").clone();
         if !rows.is_empty() {
             println!("\n{}", scenarios::markdown(&rows));
@@ -217,9 +243,27 @@ impl World {
         })
     }
 
-    /// Into the file that `QUORUMKV_E2E_TABLE` names, seen from the repository.
+    /// The steps that took longest.
+    fn show_times(&self) {
+        let mut times = self.times.lock().expect("nobody panics while holding it").clone();
+        if times.is_empty() {
+            return;
+        }
+        let all: Duration = times.iter().map(|(_, time)| *time).sum();
+        times.sort_by_key(|(_, time)| Reverse(*time));
+        println!("{} steps took {:.1} s; the slowest:", times.len(), all.as_secs_f64());
+        for (name, time) in times.iter().take(SLOWEST) {
+            println!("{:>7.1} s  {name}", time.as_secs_f64());
+        }
+    }
+
+    /// Where the table of scenarios shall be written, seen from the repository.
+    pub(crate) fn table() -> Option<OsString> {
+        std::env::var_os("QUORUMKV_E2E_TABLE").filter(|path| !path.is_empty())
+    }
+
     async fn write_table(&self, rows: &[Row], all_passed: bool) -> anyhow::Result<()> {
-        let Some(path) = std::env::var_os("QUORUMKV_E2E_TABLE").filter(|path| !path.is_empty()) else { return Ok(()) };
+        let Some(path) = Self::table() else { return Ok(()) };
         ensure!(all_passed, "a step failed");
         ensure!(!rows.is_empty(), "no step measured a scenario");
         let kind = self.kind().await?;
@@ -259,7 +303,7 @@ impl World {
         if failed_for_good && self.described.swap(true, Ordering::Relaxed) {
             return "(what the cluster looked like is shown with the first failure)".to_owned();
         }
-        diagnose::describe(kind, SYSTEM, &[FIRST, SECOND, LOCKED, UPGRADE]).await
+        diagnose::describe(kind, SYSTEM, &NAMESPACES).await
     }
 }
 
