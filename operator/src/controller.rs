@@ -71,7 +71,7 @@ use crate::{
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the Secret is looked after: without it no pod can start.
 const TOKEN_CHECK: Duration = Duration::from_secs(60);
-/// The same while a pod has not started.
+/// The same while a pod has not started, or a node refuses the token.
 const URGENT_TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// How often the NetworkPolicy is looked after, where there is one.
 const POLICY_CHECK: Duration = Duration::from_secs(60);
@@ -106,6 +106,8 @@ pub struct ClusterMemory {
     place: Option<(String, String)>,
     pass: Memory,
     peer: Option<PeerAccess>,
+    /// Whether a node refused the token in the last pass.
+    token_refused: bool,
     tls: Option<tls::TlsMemory>,
     failures: u32,
     refusal: Option<String>,
@@ -332,6 +334,7 @@ async fn work(
 ) -> Result<Duration, ReconcileError> {
     let Site { cluster, context, valid, observed, platform } = *site;
     let pass = manage::pass(platform, client, &valid.store, nodes, known, &mut memory.pass).await?;
+    memory.token_refused = pass.refusing().next().is_some();
     tell(cluster, context, &pass.happenings).await;
     let setbacks = &mut memory.setbacks;
     let labelled = setbacks.attempt(site, Chore::Labels, label_pods(context, valid, observed, &pass)).await;
@@ -439,7 +442,7 @@ async fn peer_client(
     memory: &mut ClusterMemory,
 ) -> Result<PeerClient, ReconcileError> {
     let started = nodes.iter().all(|node| matches!(node.presence, Presence::Running | Presence::Stopping));
-    let interval = if started { TOKEN_CHECK } else { URGENT_TOKEN_CHECK };
+    let interval = if started && !memory.token_refused { TOKEN_CHECK } else { URGENT_TOKEN_CHECK };
     if let Some(access) = memory.peer.as_ref().filter(|access| access.checked.elapsed() < interval) {
         return Ok(access.client.clone());
     }

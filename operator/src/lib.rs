@@ -3,7 +3,7 @@
 //! One reconcile is one line: [`observe`] what exists, [`validate`] the spec once, [`manage`] the nodes
 //! (probe, [`decide`], act; an election is [`elect`], a wish for one [`switchover`], another number of nodes [`scale`]), [`build`] the objects, [`apply`] what differs, and
 //! derive the [`status`]. What must never be forgotten is the [`record`]; what people are told are events with a [`reason`].
-//! A person may [`pause`] it. [`local`] runs the same decisions
+//! A person may [`pause`] it. Of several operators the one that holds the [`lease`] works. [`local`] runs the same decisions
 //! over child processes instead of pods. Either way [`page`] shows it to people.
 
 pub mod apply;
@@ -15,6 +15,7 @@ pub mod decide;
 pub mod elect;
 pub mod health;
 pub mod hibernation;
+pub mod lease;
 pub mod local;
 pub mod manage;
 pub mod metrics;

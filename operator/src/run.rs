@@ -1,7 +1,6 @@
 //! `quorumkv-operator run`: watches, the lease, the controller, and the ports for probes and metrics.
 //!
-//! Every operator fills its caches; the one that holds the lease works. The lease keeps two from getting in
-//! each other's way and is no part of safety: that rests on the record and on the epochs that nodes promise.
+//! Every operator fills its caches; the one that holds the [`lease`] works.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +26,7 @@ use kube::{
         watcher,
     },
 };
-use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+use kube_lease_manager::LeaseManagerError;
 use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -42,6 +41,7 @@ use crate::{
     controller::{self, Context},
     crd::KvCluster,
     health::{self, Readiness},
+    lease,
     metrics::Metrics,
     observe::Caches,
     page::{
@@ -52,10 +52,8 @@ use crate::{
     watching::{self, Gaps},
 };
 
-/// Name of the Lease and of the reporter of events.
+/// Name of the reporter of events.
 const NAME: &str = "quorumkv-operator";
-/// How long a lease lasts, and how long before its end it is renewed, in seconds.
-const LEASE: (u64, u64) = (15, 5);
 /// How long a first list may take before the log says that it is waited for.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
 /// Triggers that may wait. One that finds no room is made up for by the next second's reconcile.
@@ -359,36 +357,20 @@ async fn lead(
     (metrics, news): (Arc<Metrics>, News),
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
-    let (duration, grace) = LEASE;
-    let manager = LeaseManagerBuilder::new(client.clone(), NAME)
-        .with_namespace(&args.pod_namespace)
-        .with_identity(&args.pod_name)
-        .with_duration(duration)
-        .with_grace(grace)
-        .build()
-        .await?;
-    let (mut holds, manager) = manager.watch().await;
-    let got = tokio::select! {
-        got = holds.wait_for(|holds| *holds) => got.is_ok(),
-        () = stop.cancelled() => false,
+    let Some(mut lease) = lease::acquire(&client, &args.pod_namespace, &args.pod_name, stop).await? else {
+        return Ok(());
     };
-    let mut outcome = Ok(());
-    if got {
-        tracing::info!(operator = %args.pod_name, "this operator holds the lease");
-        metrics.leading(true);
-        let shared = (Arc::clone(&metrics), news);
-        let controller = control(args, client, caches, triggered, shared, stop.clone());
-        tokio::select! {
-            () = controller => {}
-            // Either way somebody else may work now, so this one has to end at once.
-            _ = holds.wait_for(|holds| !*holds) => outcome = Err(RunError::LeaseLost),
-        }
-        metrics.leading(false);
-    }
-    drop(holds);
-    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(5), manager).await {
-        tracing::warn!(%error, "the lease could not be given back");
-    }
+    tracing::info!(operator = %args.pod_name, "this operator holds the lease");
+    metrics.leading(true);
+    let shared = (Arc::clone(&metrics), news);
+    let controller = control(args, client, caches, triggered, shared, stop.clone());
+    let outcome = tokio::select! {
+        () = controller => Ok(()),
+        // Either way somebody else may work now, so this one has to end at once.
+        () = lease.lost() => Err(RunError::LeaseLost),
+    };
+    metrics.leading(false);
+    lease.give_back().await;
     outcome
 }
 

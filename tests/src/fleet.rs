@@ -142,8 +142,13 @@ async fn measure(
         })),
     ];
     let kubeconfig = &plane.operator_kubeconfig;
-    let mut operator =
-        Operator::new(&Setup { kubeconfig, watches: None, lives_in: OPERATOR_NAMESPACE, folder: plane.folder() })?;
+    let mut operator = Operator::new(&Setup {
+        identity: operator::NAME,
+        kubeconfig,
+        watches: None,
+        lives_in: OPERATOR_NAMESPACE,
+        folder: plane.folder(),
+    })?;
     operator.start().await?;
     let mut processes = vec![(operator::NAME.to_owned(), operator.process.pid()?)];
     processes.extend(plane.processes()?);

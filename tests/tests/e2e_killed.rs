@@ -6,6 +6,8 @@
 //! arrives or just after it is done, and is started again. All these lives must end as the peaceful one did, with
 //! never more than one pod that is labelled as leader.
 //!
+//! One that is told to stop gives its lease back, and the next one works at once.
+//!
 //! The API server, StatefulSets, scheduler and operator are real, pods are played ([`quorumkv_tests::fleet`]). Runs
 //! where `QUORUMKV_TEST_LAYERS` names `e2e` (as tests/run.sh does), or with `--include-ignored`. `QUORUMKV_LIVES=N`
 //! goes through N of them, evenly spread (24); 0 through all.
@@ -71,13 +73,51 @@ const NODES: usize = 4;
 const MACHINES: usize = 12;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // One of them takes time.
+    arguments.test_threads = Some(1);
     let asked = std::env::var("QUORUMKV_TEST_LAYERS").is_ok_and(|layers| layers.split(',').any(|one| one == "e2e"));
-    let test = Trial::test("an_operator_that_is_killed_at_any_write_goes_on_to_the_same_end", || {
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| Failed::from(error.to_string()))?;
-        runtime.block_on(every_life()).map_err(|error| Failed::from(format!("{error:?}")))
-    });
-    libtest_mimic::run(&arguments, vec![test.with_ignored_flag(!asked)]).exit_code()
+    let tests = vec![
+        Trial::test("an_operator_that_is_killed_at_any_write_goes_on_to_the_same_end", || done(every_life())),
+        Trial::test("an_operator_that_stops_hands_over_before_its_lease_ends", || done(handover())),
+    ];
+    let tests = tests.into_iter().map(|test| test.with_ignored_flag(!asked)).collect();
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
+
+fn done(test: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failed::from(error.to_string()))?;
+    runtime.block_on(test).map_err(|error| Failed::from(format!("{error:?}")))
+}
+
+/// A helm upgrade is that: one operator is there, and stops when the next one is.
+#[expect(clippy::print_stdout, reason = "what was found, beside that it passed")]
+async fn handover() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(0).await?;
+    install(&plane.client, ["system".to_owned()]).await?;
+    let named = |identity| {
+        let kubeconfig = &plane.operator_kubeconfig;
+        Operator::new(&Setup { identity, kubeconfig, watches: None, lives_in: "system", folder: plane.folder() })
+    };
+    let (mut old, mut new) = (named("old")?, named("new")?);
+    old.start().await?;
+    let works = async |operator: &Operator| Ok::<bool, anyhow::Error>(operator.counters().await?.sum("leading") > 0.0);
+    new.process.start()?;
+    until("the new one waits", PATIENCE, || works(&new)).await?;
+    sleep(Duration::from_secs(3)).await;
+    ensure!(works(&old).await? && !works(&new).await?, "not the old one alone works");
+    old.process.signal(rustix::process::Signal::TERM)?;
+    let told = Instant::now();
+    until("the new one works", PATIENCE, || async {
+        ensure!(works(&new).await?, "it does not yet");
+        Ok(())
+    })
+    .await?;
+    let took = told.elapsed();
+    println!("\nmeasured: an operator that was told to stop handed over within {took:.1?}");
+    // The lease was renewed a few seconds ago, and lasts 15.
+    ensure!(took < Duration::from_secs(7), "only after {took:?}");
+    Ok(())
 }
 
 /// What is left of a store's life.
@@ -189,8 +229,12 @@ async fn live(plane: &ControlPlane, namespace: String, moment: Option<Moment>) -
     Ok(Lived { writes: proxy.writes(), killed_at: proxy.ended_at(), end, lasted: began.elapsed() })
 }
 
+fn identity_in(namespace: &str) -> String {
+    format!("operator-{namespace}")
+}
+
 fn log_of(folder: &Path, namespace: &str) -> String {
-    let log = std::fs::read_to_string(folder.join(format!("operator-{namespace}.log"))).unwrap_or_default();
+    let log = std::fs::read_to_string(folder.join(format!("{}.log", identity_in(namespace)))).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
@@ -198,7 +242,8 @@ fn log_of(folder: &Path, namespace: &str) -> String {
 /// An operator that is killed when its time has come, and started again, as a Deployment would.
 async fn supervised(proxy: Arc<Proxy>, kubeconfig: PathBuf, namespace: String, folder: PathBuf) -> anyhow::Error {
     let work = async {
-        let setup = Setup { kubeconfig: &kubeconfig, watches: Some(&namespace), lives_in: &namespace, folder: &folder };
+        let (identity, kubeconfig, folder) = (&*identity_in(&namespace), &*kubeconfig, &*folder);
+        let setup = Setup { identity, kubeconfig, watches: Some(&namespace), lives_in: &namespace, folder };
         let mut operator = Operator::new(&setup)?;
         operator.process.start()?;
         loop {

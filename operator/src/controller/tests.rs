@@ -380,3 +380,24 @@ fn failures_wait_longer_each_time_but_not_for_ever() {
     assert_eq!(retry_after(7), Duration::from_secs(30));
     assert_eq!(retry_after(u32::MAX), Duration::from_secs(30));
 }
+
+#[rstest::rstest]
+#[case::all_is_well(false, 1)]
+#[case::a_node_refuses_it(true, 2)]
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nodes_refuse_is_read_again_soon(#[case] refused: bool, #[case] reads: usize) {
+    let path = "/api/v1/namespaces/default/secrets/demo-peer-token";
+    let owner = json!({"apiVersion": "v1", "kind": "KvCluster", "name": "demo", "uid": "u1", "controller": true});
+    let secret = json!({
+        "metadata": {"name": "demo-peer-token", "ownerReferences": [owner]}, "data": {"token": "c2VjcmV0"},
+    });
+    let (client, server) = api::server((0..reads).map(|_| api::Expected::found(path, secret.clone())).collect());
+    let (context, valid) = (context(client), valid_cluster());
+    let mut memory = ClusterMemory::default();
+    peer_client(&context, &valid, (&[], None), &mut memory).await.expect("read");
+    memory.token_refused = refused;
+    tokio::time::advance(URGENT_TOKEN_CHECK).await;
+    peer_client(&context, &valid, (&[], None), &mut memory).await.expect("a client");
+    drop(context);
+    server.await.expect("the script was followed");
+}

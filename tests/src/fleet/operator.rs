@@ -16,6 +16,8 @@ pub const NAME: &str = "operator";
 /// How it is started.
 #[derive(Debug)]
 pub struct Setup<'a> {
+    /// By which its lease, its log and events know it.
+    pub identity: &'a str,
     /// Where the API server is.
     pub kubeconfig: &'a Path,
     /// The only namespace that it watches; by default all.
@@ -41,18 +43,19 @@ impl Operator {
     /// # Errors
     /// When the program is not there and cannot be built, or no ports are free.
     pub fn new(setup: &Setup<'_>) -> anyhow::Result<Self> {
-        let Setup { kubeconfig, watches, lives_in, folder } = setup;
+        let Setup { identity, kubeconfig, watches, lives_in, folder } = setup;
         let ports = PortBlock::take()?;
         let (health, metrics) = (ports.port(0), ports.port(1));
         let arguments = [
             ("--health-port", health.to_string()),
             ("--metrics-port", metrics.to_string()),
             ("--node-image", "localhost/quorumkv-node:played".to_owned()),
+            ("--pod-name", (*identity).to_owned()),
             ("--pod-namespace", (*lives_in).to_owned()),
             ("--watch-namespace", watches.unwrap_or_default().to_owned()),
         ];
         let launch = Launch {
-            name: watches.map_or_else(|| NAME.to_owned(), |namespace| format!("{NAME}-{namespace}")),
+            name: (*identity).to_owned(),
             program: programs::operator()?,
             arguments: std::iter::once("run".to_owned())
                 .chain(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
