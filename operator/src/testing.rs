@@ -16,8 +16,10 @@ use uuid::Uuid;
 
 use crate::{
     crd::{DataLossPolicy, KvCluster},
-    decide::{NodeView, Presence, Situation},
+    decide::{Leadership, NodeView, Presence, Roll, Situation},
+    manage::Pass,
     record::Record,
+    scale::Scale,
     validate::{Store, ValidCluster, validate},
 };
 
@@ -49,6 +51,20 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
+    /// A pass that found it, and nothing to do.
+    pub(crate) fn pass(&self) -> Pass {
+        Pass {
+            record: self.record.clone(),
+            nodes: self.nodes.clone(),
+            leadership: Leadership::Active,
+            settings_refusal: None,
+            roll: Roll::Done,
+            roll_held: false,
+            scale: Scale::Done,
+            happenings: Vec::new(),
+        }
+    }
+
     /// Six nodes n0..n5 at rest: n0 leads epoch 3, all others are caught up and counted.
     pub(crate) fn steady() -> Self {
         let store = Store {

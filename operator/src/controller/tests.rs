@@ -6,8 +6,6 @@ use serde_json::json;
 use super::*;
 use crate::{
     crd::KvClusterStatus,
-    decide::Leadership,
-    scale::Scale,
     testing::{Scene, api, cluster, valid_cluster},
     watching::Gap,
 };
@@ -36,16 +34,7 @@ pub(super) fn context(client: Client) -> Context {
 /// A pass over `default/demo` that found everything at rest.
 pub(super) fn calm_pass() -> (ValidCluster, Pass) {
     let scene = Scene::steady();
-    let pass = Pass {
-        record: scene.record.clone(),
-        nodes: scene.nodes.clone(),
-        leadership: Leadership::Active,
-        settings_refusal: None,
-        roll: Roll::Done,
-        roll_held: false,
-        scale: Scale::Done,
-        happenings: Vec::new(),
-    };
+    let pass = scene.pass();
     (ValidCluster { store: scene.store, ..valid_cluster() }, pass)
 }
 

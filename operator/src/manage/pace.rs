@@ -67,22 +67,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        decide::{Hold, Roll},
         manage::Happening,
         testing::{Scene, name},
     };
 
     fn pass(scene: &Scene, leadership: Leadership) -> Pass {
-        Pass {
-            record: scene.record.clone(),
-            nodes: scene.nodes.clone(),
-            leadership,
-            settings_refusal: None,
-            roll: Roll::Wait(Hold::NoLeader),
-            roll_held: false,
-            scale: Scale::Done,
-            happenings: Vec::new(),
-        }
+        Pass { leadership, ..scene.pass() }
     }
 
     #[test]

@@ -49,24 +49,13 @@ pub(super) fn note(progress: &mut Progress, pass: &mut Pass, now: Instant) {
 mod tests {
     use super::*;
     use crate::{
-        decide::{Leadership, PodReport, Trouble},
+        decide::{PodReport, Trouble},
         reason::Reason,
-        scale::Scale,
         testing::{Scene, name},
     };
 
     fn pass(roll: Roll) -> Pass {
-        let scene = Scene::steady();
-        Pass {
-            record: scene.record,
-            nodes: scene.nodes,
-            leadership: Leadership::Active,
-            settings_refusal: None,
-            roll,
-            roll_held: false,
-            scale: Scale::Done,
-            happenings: Vec::new(),
-        }
+        Pass { roll, ..Scene::steady().pass() }
     }
 
     fn told(progress: &mut Progress, mut pass: Pass, at: Instant) -> (Vec<Reason>, bool) {

@@ -9,16 +9,8 @@ use crate::{
 };
 
 fn pass(scene: &Scene, leadership: Leadership) -> Pass {
-    Pass {
-        record: scene.record.clone(),
-        nodes: scene.nodes.clone(),
-        leadership,
-        settings_refusal: None,
-        roll: Roll::Done,
-        roll_held: false,
-        scale: scale::scale(&scene.situation(), &Leadership::Active, &Roll::Done),
-        happenings: Vec::new(),
-    }
+    let scale = scale::scale(&scene.situation(), &Leadership::Active, &Roll::Done);
+    Pass { leadership, scale, ..scene.pass() }
 }
 
 fn summary(bend: fn(&mut Scene), leadership: Leadership) -> Summary {
