@@ -4,6 +4,7 @@
 //! them. An object of the same name that belongs to somebody else is left alone, and said so.
 
 pub mod secrets;
+pub mod sent;
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -51,7 +51,7 @@ use tokio::{
 use self::chores::{Chore, Setbacks};
 pub use self::error::ReconcileError;
 use crate::{
-    apply::{self, StatusRecord},
+    apply::{self, StatusRecord, sent::Sent},
     build::{self, names, policy},
     counted,
     crd::KvCluster,
@@ -108,6 +108,10 @@ pub struct ClusterMemory {
     place: Option<(String, String)>,
     pass: Memory,
     peer: Option<PeerAccess>,
+    /// Roles with which pods were labelled.
+    labelled: Sent<Role>,
+    /// Readiness gates that were set.
+    gated: Sent<bool>,
     /// Whether a node refused the token in the last pass.
     token_refused: bool,
     tls: Option<tls::TlsMemory>,
@@ -226,15 +230,19 @@ async fn work(
     memory.token_refused = pass.refusing().next().is_some();
     tell(cluster, context, &pass.happenings).await;
     let setbacks = &mut memory.setbacks;
-    let labelled = setbacks.attempt(site, Chore::Labels, label_pods(context, valid, observed, &pass)).await;
+    let labels = label_pods(context, valid, observed, &pass, &mut memory.labelled);
+    let labelled = setbacks.attempt(site, Chore::Labels, labels).await;
     // While clients cannot be led elsewhere, no node is taken away.
     if labelled.is_some() {
         setbacks.attempt(site, Chore::Replacement, replace_outdated(context, observed, &pass)).await;
     }
     report(site, status::summarize(&valid.store, &pass), memory).await?;
-    let ClusterMemory { setbacks, tls, growth, .. } = memory;
+    let ClusterMemory { setbacks, tls, growth, gated, .. } = memory;
     let situation = pass.situation(&valid.store);
-    let gates = async { counted::mark(&context.client, observed, &situation).await.map_or(Ok(()), |e| Err(e.into())) };
+    let gates = async {
+        let failed = counted::mark(&context.client, observed, &situation, gated).await;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    };
     setbacks.attempt(site, Chore::Gates, gates).await;
     let certificates = tls::go_on(cluster, context, (valid, observed, &pass.nodes), client, tls);
     setbacks.attempt(site, Chore::Certificates, certificates).await;
@@ -353,14 +361,18 @@ async fn label_pods(
     cluster: &ValidCluster,
     observed: &Observed,
     pass: &Pass,
+    sent: &mut Sent<Role>,
 ) -> Result<(), ReconcileError> {
+    sent.keep(observed.pods.values().map(AsRef::as_ref));
     let roles = decide::roles(&pass.situation(&cluster.store), &pass.leadership);
     for wanted in [Role::Follower, Role::Leader] {
         for (name, _) in roles.iter().filter(|(_, role)| **role == wanted) {
             let Some(pod) = observed.pods.get(name) else { continue };
-            let label = pod.labels().get(names::ROLE).map(String::as_str);
+            let label = sent.unseen(pod.as_ref()).map(names::role_text);
+            let label = label.or_else(|| pod.labels().get(names::ROLE).map(String::as_str));
             if label != Some(names::role_text(wanted)) {
                 apply::label_pod(&context.client, pod, wanted).await?;
+                sent.note(pod.as_ref(), wanted);
             }
         }
     }

@@ -18,7 +18,7 @@ use kube::Client;
 use quorumkv_api::{NodeId, peer::Member};
 
 use crate::{
-    apply::{self, ApplyError},
+    apply::{self, ApplyError, sent::Sent},
     decide::{NodeView, Presence, Situation},
     observe::Observed,
 };
@@ -53,14 +53,22 @@ fn is_counted(situation: &Situation<'_>, view: &NodeView) -> Option<bool> {
 
 /// Sets the condition where it differs, on pods that have the gate. One that cannot be set, for want of a right or
 /// because somebody refuses it, keeps neither the others nor failovers waiting: the first such error is what is returned.
-pub async fn mark(client: &Client, observed: &Observed, situation: &Situation<'_>) -> Option<ApplyError> {
+pub async fn mark(
+    client: &Client,
+    observed: &Observed,
+    situation: &Situation<'_>,
+    sent: &mut Sent<bool>,
+) -> Option<ApplyError> {
+    sent.keep(observed.pods.values().map(AsRef::as_ref));
     let mut first = None;
     for (name, counted) in verdicts(situation) {
         let Some(pod) = observed.pods.get(&name).filter(|pod| has_gate(pod)) else { continue };
-        if shows(pod) != counted
-            && let Err(error) = apply::set_condition(client, pod, &condition(counted)).await
-        {
-            first.get_or_insert(error);
+        if sent.unseen(pod.as_ref()).unwrap_or_else(|| shows(pod)) == counted {
+            continue;
+        }
+        match apply::set_condition(client, pod, &condition(counted)).await {
+            Ok(()) => sent.note(pod.as_ref(), counted),
+            Err(error) => drop(first.get_or_insert(error)),
         }
     }
     first
@@ -178,7 +186,7 @@ mod tests {
         let gates = if gated { json!([{"conditionType": GATE}]) } else { json!([]) };
         let conditions: Vec<_> = status.map(|status| json!({"type": GATE, "status": status})).into_iter().collect();
         let pod = json!({
-            "metadata": {"name": format!("n{n}"), "namespace": "default", "uid": format!("u{n}")},
+            "metadata": {"name": format!("n{n}"), "namespace": "default", "uid": format!("u{n}"), "resourceVersion": "7"},
             "spec": {"containers": [], "readinessGates": gates},
             "status": {"conditions": conditions},
         });
@@ -206,8 +214,11 @@ mod tests {
             patched("/api/v1/namespaces/default/pods/n2/status"),
             patched("/api/v1/namespaces/default/pods/n4/status"),
         ]);
-        let refused = mark(&client, &observed, &scene.situation()).await;
-        assert!(refused.is_none(), "{refused:?}");
+        let mut remembered = Sent::default();
+        for time in ["the first time", "again, before the cache has heard of it"] {
+            let refused = mark(&client, &observed, &scene.situation(), &mut remembered).await;
+            assert!(refused.is_none(), "{time}: {refused:?}");
+        }
         drop(client);
         let sent = server.await.expect("the script was followed");
         let told: Vec<_> =

@@ -58,7 +58,7 @@ pub(super) fn value(cluster: &KvCluster) -> serde_json::Value {
 
 fn pod(name: &str, role: &str) -> Arc<k8s_openapi::api::core::v1::Pod> {
     let pod = json!({"metadata": {
-        "name": name, "namespace": "default", "uid": name, "labels": {names::ROLE: role},
+        "name": name, "namespace": "default", "uid": name, "resourceVersion": "7", "labels": {names::ROLE: role},
     }});
     Arc::new(serde_json::from_value(pod).expect("a pod"))
 }
@@ -85,7 +85,7 @@ async fn an_idle_reconcile_writes_nothing() {
     let context = context(client);
     let observed = observed_pods();
     tell(&cluster, &context, &pass.happenings).await;
-    label_pods(&context, &valid, &observed, &pass).await.expect("nothing to label");
+    label_pods(&context, &valid, &observed, &pass, &mut Sent::default()).await.expect("nothing to label");
     replace_outdated(&context, &observed, &pass).await.expect("nothing to replace");
     let platform = StatusRecord::new(&context.client, &valid);
     let site = Site { cluster: &cluster, context: &context, valid: &valid, observed: &observed, platform: &platform };
@@ -106,11 +106,36 @@ async fn an_old_leader_loses_its_label_before_the_new_one_gets_it() {
     let script = vec![patched("/api/v1/namespaces/default/pods/n4"), patched("/api/v1/namespaces/default/pods/n0")];
     let (client, server) = api::server(script);
     let context = context(client);
-    label_pods(&context, &valid, &observed, &pass).await.expect("labelled");
+    let mut sent = Sent::default();
+    label_pods(&context, &valid, &observed, &pass, &mut sent).await.expect("labelled");
+    label_pods(&context, &valid, &observed, &pass, &mut sent).await.expect("the cache has not heard of it");
     drop(context);
     let sent = server.await.expect("the script was followed");
     assert_eq!(sent[1]["metadata"]["labels"][names::ROLE], "leader");
     assert_eq!(sent[1]["metadata"]["uid"], "n0");
+}
+
+/// The cache has not heard of the first label when leadership has gone on already.
+#[tokio::test]
+async fn a_label_that_the_cache_does_not_show_yet_is_taken_away_all_the_same() {
+    let (valid, pass) = calm_pass();
+    let mut observed = observed_pods();
+    observed.pods.insert("n0".into(), pod("n0", "follower"));
+    let (old, new) = ("/api/v1/namespaces/default/pods/n0", "/api/v1/namespaces/default/pods/n4");
+    let script = [old, old, new].map(|path| api::Expected::written(http::Method::PATCH, path));
+    let (client, server) = api::server(script.into());
+    let context = context(client);
+    let mut sent = Sent::default();
+    label_pods(&context, &valid, &observed, &pass, &mut sent).await.expect("labelled");
+    let mut scene = Scene::steady();
+    scene.record.leader = Some("n4".into());
+    scene.state(0).role = Role::Follower;
+    scene.state(4).role = Role::Leader;
+    label_pods(&context, &valid, &observed, &scene.pass(), &mut sent).await.expect("labelled");
+    drop(context);
+    let sent = server.await.expect("the script was followed");
+    let labels: Vec<_> = sent.iter().map(|patch| &patch["metadata"]["labels"][names::ROLE]).collect();
+    assert_eq!(labels, ["leader", "follower", "leader"]);
 }
 
 #[tokio::test]
