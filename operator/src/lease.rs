@@ -11,7 +11,7 @@ use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// Its name.
+/// Its name, and that of the reporter of events.
 pub const NAME: &str = "quorumkv-operator";
 /// How long it lasts, and how long before its end it is renewed, in seconds.
 const SPAN: (u64, u64) = (15, 5);

@@ -41,7 +41,7 @@ use crate::{
     controller::{self, Context},
     crd::KvCluster,
     health::{self, Readiness},
-    lease,
+    lease::{self, NAME},
     metrics::Metrics,
     observe::Caches,
     page::{
@@ -52,8 +52,6 @@ use crate::{
     watching::{self, Gaps},
 };
 
-/// Name of the reporter of events.
-const NAME: &str = "quorumkv-operator";
 /// How long a first list may take before the log says that it is waited for.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
 /// Triggers that may wait. One that finds no room is made up for by the next second's reconcile.

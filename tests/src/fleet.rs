@@ -37,7 +37,6 @@ use kube::{
     Api, Client,
     api::{DynamicObject, PostParams},
 };
-use quorumkv_api::PEER_PORT;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
@@ -46,12 +45,15 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     control_plane::ControlPlane,
     install::install,
-    measure::{Counters, kvclusters, until_all},
+    measure::{Counters, until_all},
     nodes::{MANAGED, Nodes, StoreName},
     operator::{Operator, Setup},
     report::{Report, Span, Used},
 };
-use crate::bench::{machine::Machine, usage};
+use crate::{
+    bench::{machine::Machine, usage},
+    kind::objects,
+};
 
 /// Stores of one namespace.
 const STORES_EACH: usize = 20;
@@ -103,8 +105,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let Options { clusters, results, .. } = &options;
     ensure!(*clusters > 0, "no stores are nothing to measure");
     allow_many_files()?;
-    let listener = TcpListener::bind(("0.0.0.0", PEER_PORT)).await;
-    let listener = listener.with_context(|| format!("port {PEER_PORT}, on which simulated nodes answer"))?;
+    let listener = nodes::listener().await?;
     let machines = (clusters * (FOLLOWERS + 1)).div_ceil(PODS_EACH);
     say(&format!("starting a control plane with {machines} nodes"));
     let mut plane = ControlPlane::start(machines).await?;
@@ -178,7 +179,7 @@ async fn measure(
         (0..clusters).step_by(ONE_IN).map(|number| (namespace(number), name(number))).collect();
     say(&format!("every copy of {} stores is lost; the same again while they wait for a person", halted.len()));
     nodes.lose_copies(&halted);
-    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &objects::kvcluster());
     tokio::time::timeout(patience, until_all(stores, "", halted.len(), |store| !is_ready(store)))
         .await
         .with_context(|| operator.process.output_end(20))??;
@@ -265,7 +266,7 @@ async fn make(client: &Client, clusters: usize, began: Instant) -> anyhow::Resul
             until_all(Api::<Pod>::all(client.clone()), MANAGED, pods, |_| true),
         )
     };
-    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &objects::kvcluster());
     let ready = until_all(stores, "", clusters, is_ready);
     let create = async {
         stream::iter(0..clusters)
@@ -288,10 +289,8 @@ async fn make(client: &Client, clusters: usize, began: Instant) -> anyhow::Resul
 }
 
 fn is_ready(cluster: &DynamicObject) -> bool {
-    let status = &cluster.data["status"];
-    let conditions = status["conditions"].as_array().into_iter().flatten();
-    let mut ready = conditions.filter(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-    ready.next().is_some() && status["readyFollowers"] == json!(FOLLOWERS)
+    let [ready, ..] = objects::condition(cluster, "Ready");
+    ready == "True" && cluster.data["status"]["readyFollowers"] == json!(FOLLOWERS)
 }
 
 fn namespace(number: usize) -> String {
@@ -304,7 +303,7 @@ fn name(number: usize) -> String {
 
 async fn create(client: &Client, number: usize) -> anyhow::Result<()> {
     let namespace = namespace(number);
-    let stores: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &kvclusters());
+    let stores = objects::kvclusters(client, &namespace);
     let store: DynamicObject = serde_json::from_value(json!({
         "apiVersion": "quorumkv.io/v1alpha1", "kind": "KvCluster",
         "metadata": {"name": name(number), "namespace": namespace},

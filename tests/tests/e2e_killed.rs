@@ -15,10 +15,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
-    path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,12 +36,11 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use libtest_mimic::{Arguments, Failed, Trial};
-use quorumkv_api::PEER_PORT;
 use quorumkv_tests::{
     fleet::{
         control_plane::{self, ControlPlane},
         install::install,
-        nodes::{MANAGED, Nodes},
+        nodes::{self, MANAGED, Nodes},
         operator::{Operator, Setup},
         proxy::{Moment, Proxy},
         volumes,
@@ -53,7 +50,7 @@ use quorumkv_tests::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::sleep};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Lives at the same time.
@@ -133,8 +130,7 @@ struct Lived {
 }
 
 async fn every_life() -> anyhow::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", PEER_PORT)).await;
-    let listener = listener.with_context(|| format!("port {PEER_PORT}, on which simulated nodes answer"))?;
+    let listener = nodes::listener().await?;
     let plane = ControlPlane::start(MACHINES).await?;
     let client = plane.client.clone();
     install(&client, []).await?;
@@ -210,61 +206,48 @@ async fn live(plane: &ControlPlane, namespace: String, moment: Option<Moment>) -
     let began = Instant::now();
     let client = &plane.client;
     let operator_client = control_plane::connect(&plane.operator_kubeconfig).await?;
-    let proxy = Arc::new(Proxy::start(operator_client, moment).await?);
+    let proxy = Proxy::start(operator_client, moment).await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let object = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
     namespaces.create(&PostParams::default(), &object).await.context("a namespace")?;
-    let kubeconfig = proxy.kubeconfig(plane.folder(), &namespace)?;
-    let operator = supervised(Arc::clone(&proxy), kubeconfig, namespace.clone(), plane.folder().to_owned());
-    let leaders = no_two_leaders(client.clone(), namespace.clone());
-    let growing = volumes::grow(client.clone(), namespace.clone());
-    let changes = changes(client, &namespace, &proxy);
-    // All others end only with an error.
-    let end = tokio::select! {
-        error = operator => return Err(error).with_context(|| namespace.clone()),
-        error = leaders => return Err(error).with_context(|| namespace.clone()),
-        error = growing => return Err(error).with_context(|| namespace.clone()),
-        end = changes => end.with_context(|| log_of(plane.folder(), &namespace))?,
+    let mut operator = Operator::new(&Setup {
+        identity: &format!("operator-{namespace}"),
+        kubeconfig: &proxy.kubeconfig(plane.folder(), &namespace)?,
+        watches: Some(&namespace),
+        lives_in: &namespace,
+        folder: plane.folder(),
+    })?;
+    // All but the changes end only with an error.
+    let outcome = tokio::select! {
+        error = supervised(&mut operator, &proxy) => Err(error),
+        error = no_two_leaders(client.clone(), namespace.clone()) => Err(error),
+        error = volumes::grow(client.clone(), namespace.clone()) => Err(error),
+        end = changes(client, &namespace, &proxy) => end,
     };
+    let end = outcome.with_context(|| operator.process.output_end(20))?;
     Ok(Lived { writes: proxy.writes(), killed_at: proxy.ended_at(), end, lasted: began.elapsed() })
 }
 
-fn identity_in(namespace: &str) -> String {
-    format!("operator-{namespace}")
-}
-
-fn log_of(folder: &Path, namespace: &str) -> String {
-    let log = std::fs::read_to_string(folder.join(format!("{}.log", identity_in(namespace)))).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
-}
-
 /// An operator that is killed when its time has come, and started again, as a Deployment would.
-async fn supervised(proxy: Arc<Proxy>, kubeconfig: PathBuf, namespace: String, folder: PathBuf) -> anyhow::Error {
-    let work = async {
-        let (identity, kubeconfig, folder) = (&*identity_in(&namespace), &*kubeconfig, &*folder);
-        let setup = Setup { identity, kubeconfig, watches: Some(&namespace), lives_in: &namespace, folder };
-        let mut operator = Operator::new(&setup)?;
-        operator.process.start()?;
-        loop {
-            tokio::select! {
-                () = proxy.struck() => {
-                    operator.process.kill()?;
+async fn supervised(operator: &mut Operator, proxy: &Proxy) -> anyhow::Error {
+    let process = &mut operator.process;
+    let mut started = process.start();
+    while started.is_ok() {
+        tokio::select! {
+            () = proxy.struck() => {
+                started = process.kill().and_then(|()| {
                     proxy.begin_anew();
-                    operator.process.start()?;
-                }
-                () = sleep(Duration::from_millis(500)) => {
-                    ensure!(operator.process.is_running(), "it ended by itself\n{}", operator.process.output_end(20));
+                    process.start()
+                });
+            }
+            () = sleep(Duration::from_millis(500)) => {
+                if !process.is_running() {
+                    return anyhow::anyhow!("the operator ended by itself");
                 }
             }
         }
-        #[expect(unreachable_code, reason = "the type of an endless loop")]
-        Ok(())
-    };
-    match work.await {
-        Ok(()) => anyhow::anyhow!("the operator is not looked after any more"),
-        Err(error) => error,
     }
+    started.expect_err("it went on as long as it could be started")
 }
 
 /// Watches the labels that the Service of the leader goes by. Ends when two pods have it at once.

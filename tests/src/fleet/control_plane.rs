@@ -20,7 +20,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use rustix::process::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -92,8 +92,10 @@ impl ControlPlane {
             Ok(())
         });
         made.await.with_context(|| plane.ends())?;
-        let own = write("administrator.kubeconfig", &kubeconfig(&server, &certificate, &administrator.token))?;
-        let operator_kubeconfig = write("operator.kubeconfig", &kubeconfig(&server, &certificate, &operator.token))?;
+        let cluster = json!({"server": server, "certificate-authority": certificate});
+        let kubeconfig = |user: &User| kubeconfig(&cluster, &json!({"token": user.token}));
+        let own = write("administrator.kubeconfig", &kubeconfig(&administrator))?;
+        let operator_kubeconfig = write("operator.kubeconfig", &kubeconfig(&operator))?;
         let client = connect(&own).await?;
         let ready = wait::until("the API server is ready", PATIENCE, || async {
             let answer = client.request_text(http_get("/readyz")?).await?;
@@ -246,17 +248,20 @@ fn signing_key(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn kubeconfig(server: &str, certificate: &Path, token: &str) -> String {
+/// Of one cluster and one user.
+pub(super) fn kubeconfig(cluster: &Value, user: &Value) -> String {
     // JSON is YAML.
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "fleet",
-        "clusters": [{"name": "fleet", "cluster": {"server": server, "certificate-authority": certificate}}],
-        "users": [{"name": "fleet", "user": {"token": token}}],
+        "clusters": [{"name": "fleet", "cluster": cluster}],
+        "users": [{"name": "fleet", "user": user}],
         "contexts": [{"name": "fleet", "context": {"cluster": "fleet", "user": "fleet"}}],
     })
     .to_string()
 }
 
+/// A client of the cluster in a kubeconfig.
+///
 /// # Errors
 /// When it is no kubeconfig.
 pub async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {

@@ -11,8 +11,8 @@ use kube::{
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{measure::kvclusters, repository};
-use crate::wait;
+use super::repository;
+use crate::{kind::objects::kvcluster, wait};
 
 /// The resource definition, the namespaces, and the operator's rights.
 ///
@@ -39,7 +39,7 @@ pub async fn install(client: &Client, namespaces: impl IntoIterator<Item = Strin
         }),
     )
     .await?;
-    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    let stores: Api<DynamicObject> = Api::all_with(client.clone(), &kvcluster());
     wait::until("KvClusters are served", Duration::from_secs(60), || async {
         stores.list(&Default::default()).await?;
         Ok(())

@@ -19,12 +19,13 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+    api::{DynamicObject, ListParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde::de::DeserializeOwned;
 
 use super::nodes::MANAGED;
+use crate::kind::objects::kvcluster;
 
 /// The operator's counters at one moment, by the name of the series with its labels.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -125,12 +126,6 @@ impl Counters {
     }
 }
 
-/// KvClusters, whatever their fields.
-#[must_use]
-pub fn kvclusters() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("quorumkv.io", "v1alpha1", "KvCluster"), "kvclusters")
-}
-
 /// When so many objects were seen of which `holds` is true.
 ///
 /// # Errors
@@ -179,7 +174,7 @@ pub async fn versions(client: &Client) -> anyhow::Result<BTreeMap<String, String
     versions.extend(versions_of::<PodDisruptionBudget>(client).await?);
     versions.extend(versions_of::<Secret>(client).await?);
     versions.extend(versions_of::<Pod>(client).await?);
-    let clusters: Api<DynamicObject> = Api::all_with(client.clone(), &kvclusters());
+    let clusters: Api<DynamicObject> = Api::all_with(client.clone(), &kvcluster());
     let clusters = clusters.list_metadata(&ListParams::default()).await.context("list KvClusters")?;
     versions.extend(clusters.items.iter().map(|cluster| version("KvCluster", cluster)));
     Ok(versions)

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use axum::{
     Json, Router,
     extract::{ConnectInfo, State, connect_info::Connected},
@@ -23,7 +24,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use quorumkv_api::{
-    CLIENT_PORT, NodeId, SettingsPatch,
+    CLIENT_PORT, NodeId, PEER_PORT, SettingsPatch,
     peer::{FenceRequest, MembersRequest, NodeState, PeerError, PromoteRequest, Refusal},
 };
 use quorumkv_protocol::{Input, ReplyBody, RequestId};
@@ -58,6 +59,15 @@ struct Tables {
 /// All simulated nodes. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Nodes(Arc<Mutex<Tables>>);
+
+/// Listens where all simulated nodes answer.
+///
+/// # Errors
+/// When somebody else listens there.
+pub async fn listener() -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(("0.0.0.0", PEER_PORT)).await;
+    listener.with_context(|| format!("port {PEER_PORT}, on which simulated nodes answer"))
+}
 
 impl Nodes {
     /// Keeps the nodes what the pods are, and their clocks going. Ends when the watch does.

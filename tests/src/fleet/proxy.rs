@@ -24,6 +24,8 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::control_plane::kubeconfig;
+
 /// Bodies of requests are objects.
 const LARGEST: usize = 4 << 20;
 
@@ -80,14 +82,8 @@ impl Proxy {
     /// When it cannot be written.
     pub fn kubeconfig(&self, folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
         let path = folder.join(format!("{name}.kubeconfig"));
-        // JSON is YAML.
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
-            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", self.address)}}],
-            "users": [{"name": "proxy", "user": {}}],
-            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
-        });
-        fs::write(&path, config.to_string()).with_context(|| path.display().to_string())?;
+        let config = kubeconfig(&json!({"server": format!("http://{}", self.address)}), &json!({}));
+        fs::write(&path, config).with_context(|| path.display().to_string())?;
         Ok(path)
     }
 

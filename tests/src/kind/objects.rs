@@ -11,17 +11,22 @@ use kube::{
 };
 use serde_json::Value;
 
-/// A KvCluster, read as anybody would read it: by the names of its fields.
+/// KvClusters, read as anybody would read them: by the names of their fields.
 #[must_use]
-pub fn kvclusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let resource = ApiResource {
+pub fn kvcluster() -> ApiResource {
+    ApiResource {
         group: "quorumkv.io".to_owned(),
         version: "v1alpha1".to_owned(),
         api_version: "quorumkv.io/v1alpha1".to_owned(),
         kind: "KvCluster".to_owned(),
         plural: "kvclusters".to_owned(),
-    };
-    Api::namespaced_with(client.clone(), namespace, &resource)
+    }
+}
+
+/// Those of a namespace.
+#[must_use]
+pub fn kvclusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &kvcluster())
 }
 
 /// The status of a condition, its reason and its message; empty texts while it is not there.
